@@ -4,6 +4,8 @@
 
 import type * as grpc from '@grpc/grpc-js'
 import type { MethodDefinition } from '@grpc/proto-loader'
+import type { BehindRequest as _steeple_node_v1_BehindRequest, BehindRequest__Output as _steeple_node_v1_BehindRequest__Output } from '../../../steeple/node/v1/BehindRequest.ts';
+import type { BehindResponse as _steeple_node_v1_BehindResponse, BehindResponse__Output as _steeple_node_v1_BehindResponse__Output } from '../../../steeple/node/v1/BehindResponse.ts';
 import type { FollowRequest as _steeple_node_v1_FollowRequest, FollowRequest__Output as _steeple_node_v1_FollowRequest__Output } from '../../../steeple/node/v1/FollowRequest.ts';
 import type { FollowResponse as _steeple_node_v1_FollowResponse, FollowResponse__Output as _steeple_node_v1_FollowResponse__Output } from '../../../steeple/node/v1/FollowResponse.ts';
 import type { IssueRequest as _steeple_node_v1_IssueRequest, IssueRequest__Output as _steeple_node_v1_IssueRequest__Output } from '../../../steeple/node/v1/IssueRequest.ts';
@@ -12,6 +14,15 @@ import type { ReportRequest as _steeple_node_v1_ReportRequest, ReportRequest__Ou
 import type { ReportResponse as _steeple_node_v1_ReportResponse, ReportResponse__Output as _steeple_node_v1_ReportResponse__Output } from '../../../steeple/node/v1/ReportResponse.ts';
 
 export interface NodeClient extends grpc.Client {
+  Behind(argument: _steeple_node_v1_BehindRequest, metadata: grpc.Metadata, options: grpc.CallOptions, callback: grpc.requestCallback<_steeple_node_v1_BehindResponse__Output>): grpc.ClientUnaryCall;
+  Behind(argument: _steeple_node_v1_BehindRequest, metadata: grpc.Metadata, callback: grpc.requestCallback<_steeple_node_v1_BehindResponse__Output>): grpc.ClientUnaryCall;
+  Behind(argument: _steeple_node_v1_BehindRequest, options: grpc.CallOptions, callback: grpc.requestCallback<_steeple_node_v1_BehindResponse__Output>): grpc.ClientUnaryCall;
+  Behind(argument: _steeple_node_v1_BehindRequest, callback: grpc.requestCallback<_steeple_node_v1_BehindResponse__Output>): grpc.ClientUnaryCall;
+  behind(argument: _steeple_node_v1_BehindRequest, metadata: grpc.Metadata, options: grpc.CallOptions, callback: grpc.requestCallback<_steeple_node_v1_BehindResponse__Output>): grpc.ClientUnaryCall;
+  behind(argument: _steeple_node_v1_BehindRequest, metadata: grpc.Metadata, callback: grpc.requestCallback<_steeple_node_v1_BehindResponse__Output>): grpc.ClientUnaryCall;
+  behind(argument: _steeple_node_v1_BehindRequest, options: grpc.CallOptions, callback: grpc.requestCallback<_steeple_node_v1_BehindResponse__Output>): grpc.ClientUnaryCall;
+  behind(argument: _steeple_node_v1_BehindRequest, callback: grpc.requestCallback<_steeple_node_v1_BehindResponse__Output>): grpc.ClientUnaryCall;
+
   Follow(metadata: grpc.Metadata, options?: grpc.CallOptions): grpc.ClientDuplexStream<_steeple_node_v1_FollowRequest, _steeple_node_v1_FollowResponse__Output>;
   Follow(options?: grpc.CallOptions): grpc.ClientDuplexStream<_steeple_node_v1_FollowRequest, _steeple_node_v1_FollowResponse__Output>;
   follow(metadata: grpc.Metadata, options?: grpc.CallOptions): grpc.ClientDuplexStream<_steeple_node_v1_FollowRequest, _steeple_node_v1_FollowResponse__Output>;
@@ -38,6 +49,8 @@ export interface NodeClient extends grpc.Client {
 }
 
 export interface NodeHandlers extends grpc.UntypedServiceImplementation {
+  Behind: grpc.handleUnaryCall<_steeple_node_v1_BehindRequest__Output, _steeple_node_v1_BehindResponse>;
+
   Follow: grpc.handleBidiStreamingCall<_steeple_node_v1_FollowRequest__Output, _steeple_node_v1_FollowResponse>;
 
   Issue: grpc.handleUnaryCall<_steeple_node_v1_IssueRequest__Output, _steeple_node_v1_IssueResponse>;
@@ -47,6 +60,7 @@ export interface NodeHandlers extends grpc.UntypedServiceImplementation {
 }
 
 export interface NodeDefinition extends grpc.ServiceDefinition {
+  Behind: MethodDefinition<_steeple_node_v1_BehindRequest, _steeple_node_v1_BehindResponse, _steeple_node_v1_BehindRequest__Output, _steeple_node_v1_BehindResponse__Output>
   Follow: MethodDefinition<_steeple_node_v1_FollowRequest, _steeple_node_v1_FollowResponse, _steeple_node_v1_FollowRequest__Output, _steeple_node_v1_FollowResponse__Output>
   Issue: MethodDefinition<_steeple_node_v1_IssueRequest, _steeple_node_v1_IssueResponse, _steeple_node_v1_IssueRequest__Output, _steeple_node_v1_IssueResponse__Output>
   Report: MethodDefinition<_steeple_node_v1_ReportRequest, _steeple_node_v1_ReportResponse, _steeple_node_v1_ReportRequest__Output, _steeple_node_v1_ReportResponse__Output>
