@@ -32,10 +32,12 @@ export interface AccessRow {
   /** `operators`: not served over TCP at all. */
   readonly door: 'both' | 'operators';
   readonly budget: Budget | undefined;
+  /** Repeated fields of the request whose items cost a token each; without any a call costs one. */
+  readonly items: readonly string[];
 }
 
-function row(who: readonly Role[], door: AccessRow['door'] = 'both', budget?: Budget): AccessRow {
-  return { who, door, budget };
+function row(who: readonly Role[], door: AccessRow['door'] = 'both', budget?: Budget, ...items: string[]): AccessRow {
+  return { who, door, budget, items };
 }
 
 const steward: readonly Role[] = ['operator', 'admin'];
@@ -79,16 +81,17 @@ export const access: Readonly<Record<Method, AccessRow>> = {
   '/spire.api.server.entry.v1.Entry/BatchUpdateEntry': row(steward),
   '/spire.api.server.entry.v1.Entry/BatchDeleteEntry': row(steward),
 
-  '/spire.api.server.svid.v1.SVID/BatchNewX509SVID': row(agent, 'both', 'signing'),
+  '/spire.api.server.svid.v1.SVID/BatchNewX509SVID': row(agent, 'both', 'signing', 'params'),
   '/spire.api.server.svid.v1.SVID/NewJWTSVID': row(agent, 'both', 'tokens'),
-  '/spire.api.server.svid.v1.SVID/BatchNewWITSVID': row(agent, 'both', 'tokens'),
+  '/spire.api.server.svid.v1.SVID/BatchNewWITSVID': row(agent, 'both', 'tokens', 'params'),
   '/spire.api.server.svid.v1.SVID/MintX509SVID': row(steward),
   '/spire.api.server.svid.v1.SVID/MintJWTSVID': row(steward),
   '/spire.api.server.svid.v1.SVID/MintWITSVID': row(steward),
   '/spire.api.server.svid.v1.SVID/NewDownstreamX509CA': row(['downstream'], 'both', 'signing'),
 
+  '/steeple.node.v1.Node/Behind': row(agent, 'both', 'sync'),
   '/steeple.node.v1.Node/Follow': row(agent, 'both', 'sync'),
-  '/steeple.node.v1.Node/Issue': row(agent, 'both', 'signing'),
+  '/steeple.node.v1.Node/Issue': row(agent, 'both', 'signing', 'x509', 'jwt'),
   '/steeple.node.v1.Node/Report': row(agent, 'both', 'report'),
 
   '/steeple.operator.v1.Operator/GetStatus': row(local, 'operators'),
