@@ -1,0 +1,29 @@
+/**
+ * Which test files run when. Process scenarios and long runs have to be asked for by name; everything else is `npm test`.
+ */
+import { defineConfig } from 'vitest/config';
+
+/** Set by the `test:scenario` and `test:long` scripts through `--mode`. */
+const modes: Readonly<Record<string, { readonly include: string[]; readonly exclude: string[] }>> = {
+  test: { include: ['test/**/*.test.ts'], exclude: ['test/**/*.process.test.ts', 'test/**/*.long.test.ts', 'test/interop/**'] },
+  process: { include: ['test/**/*.process.test.ts'], exclude: [] },
+  interop: { include: ['test/interop/**/*.test.ts'], exclude: [] },
+  long: { include: ['test/**/*.long.test.ts'], exclude: [] },
+};
+
+export default defineConfig(({ mode }) => {
+  const chosen = modes[mode] ?? { include: ['test/**/*.test.ts'], exclude: ['test/**/*.process.test.ts'] };
+  const slow = mode === 'process' || mode === 'interop' || mode === 'long';
+  return {
+    test: {
+      include: chosen.include,
+      exclude: ['node_modules/**', 'dist/**', ...chosen.exclude],
+      pool: 'threads',
+      maxWorkers: 2,
+      fileParallelism: !slow,
+      testTimeout: slow ? 180_000 : 20_000,
+      hookTimeout: slow ? 120_000 : 20_000,
+      passWithNoTests: false,
+    },
+  };
+});
