@@ -17,24 +17,30 @@ export interface Watch<T> {
 export interface WatchSource<T> extends Watch<T> {
   set(value: T): void;
   /** Ends all readers after they saw the last value; with an error, they throw it. */
-  close(error?: unknown): void;
+  close(error?: Error): void;
 }
 
 export function createWatch<T>(initial: T): WatchSource<T> {
   let value = initial;
   let version = 0;
-  let closed: { readonly error: unknown } | undefined;
-  let wake = Promise.withResolvers<void>();
+  let closed: { readonly error: Error | undefined } | undefined;
+  const waiting = new Set<() => void>();
 
   const stir = (): void => {
-    wake.resolve();
-    wake = Promise.withResolvers<void>();
+    const woken = [...waiting];
+    waiting.clear();
+    for (const wake of woken) wake();
   };
 
   async function* values(signal: AbortSignal): AsyncIterableIterator<T> {
-    const aborted = Promise.withResolvers<void>();
-    const onAbort = (): void => aborted.resolve();
     if (signal.aborted) return;
+    // One listener per reader and one fresh promise per wait: racing a promise that lives as long as the reader would
+    // leave a reaction on it for every change.
+    let wake: () => void = () => undefined;
+    const onAbort = (): void => {
+      waiting.delete(wake);
+      wake();
+    };
     signal.addEventListener('abort', onAbort, { once: true });
     try {
       let seen = -1;
@@ -48,10 +54,14 @@ export function createWatch<T>(initial: T): WatchSource<T> {
           if (closed.error !== undefined) throw closed.error;
           return;
         }
-        await Promise.race([wake.promise, aborted.promise]);
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+          waiting.add(resolve);
+        });
       }
     } finally {
       signal.removeEventListener('abort', onAbort);
+      waiting.delete(wake);
     }
   }
 
@@ -66,10 +76,30 @@ export function createWatch<T>(initial: T): WatchSource<T> {
       version += 1;
       stir();
     },
-    close(error?: unknown): void {
+    close(error?: Error): void {
       if (closed !== undefined) return;
       closed = { error };
       stir();
+    },
+  };
+}
+
+/**
+ * A Watch that is a function of another, computed once per change and only when somebody looks. Lives and ends with its
+ * source; `transform` must not throw.
+ */
+export function mapWatch<A, B>(source: Watch<A>, transform: (value: A) => B): Watch<B> {
+  let from: { readonly input: A; readonly output: B } | undefined;
+  const mapped = (input: A): B => {
+    if (from === undefined || from.input !== input) from = { input, output: transform(input) };
+    return from.output;
+  };
+  return {
+    get value() {
+      return mapped(source.value);
+    },
+    async *values(signal: AbortSignal): AsyncIterableIterator<B> {
+      for await (const input of source.values(signal)) yield mapped(input);
     },
   };
 }
