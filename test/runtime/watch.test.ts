@@ -112,19 +112,16 @@ describe('mapWatch', () => {
 });
 
 function countListeners(signal: AbortSignal): () => number {
-  let count = 0;
+  const live = new Set<unknown>();
   const add = signal.addEventListener.bind(signal);
   const remove = signal.removeEventListener.bind(signal);
-  const live = new Set<unknown>();
-  signal.addEventListener = ((type: string, listener: () => void, options?: AddEventListenerOptions) => {
+  signal.addEventListener = (type: string, listener: Parameters<typeof add>[1]) => {
     live.add(listener);
-    count = live.size;
-    add(type, listener, options);
-  }) as typeof signal.addEventListener;
-  signal.removeEventListener = ((type: string, listener: () => void) => {
+    add(type, listener);
+  };
+  signal.removeEventListener = (type: string, listener: Parameters<typeof remove>[1]) => {
     live.delete(listener);
-    count = live.size;
     remove(type, listener);
-  }) as typeof signal.removeEventListener;
-  return () => count;
+  };
+  return () => live.size;
 }
