@@ -54,10 +54,12 @@ export function trustDomainFromText(text: string): TrustDomain {
 export function parseSpiffeId(text: string): SpiffeId {
   if (text === '') throw new SpiffeError('invalid', 'id.empty', 'cannot be empty');
   if (!text.startsWith(scheme)) throw new SpiffeError('invalid', 'id.scheme', 'scheme is missing or invalid');
+  // Before the rest, so that the work on a hostile text is bounded. A text with other than ASCII characters may be
+  // longer in bytes than it seems here, but is refused below for its characters.
+  if (text.length > maxIdBytes) throw new SpiffeError('invalid', 'id.length', 'SPIFFE ID is longer than 2048 bytes');
   const slash = text.indexOf('/', scheme.length);
   parseTrustDomain(slash < 0 ? text.slice(scheme.length) : text.slice(scheme.length, slash));
   if (slash >= 0) checkPath(text.slice(slash));
-  if (text.length > maxIdBytes) throw new SpiffeError('invalid', 'id.length', 'SPIFFE ID is longer than 2048 bytes');
   return text as SpiffeId;
 }
 
@@ -66,7 +68,8 @@ export function parseSpiffeId(text: string): SpiffeId {
  * @throws invalid as `parseSpiffeId`
  */
 export function composeSpiffeId(trustDomain: TrustDomain, path: string): SpiffeId {
-  if (path !== '') checkPath(path);
+  // Else the path would run on where the trust domain ends.
+  if (path !== '' && !path.startsWith('/')) throw leadingSlashMissing();
   return parseSpiffeId(`${scheme}${trustDomain}${path}`);
 }
 
@@ -75,9 +78,7 @@ export function composeSpiffeId(trustDomain: TrustDomain, path: string): SpiffeI
  * @throws invalid `id.path.leading-slash|trailing-slash|empty-segment|dot-segment|characters`
  */
 export function checkPath(path: string): void {
-  if (!path.startsWith('/')) {
-    throw new SpiffeError('invalid', 'id.path.leading-slash', 'path must have a leading slash');
-  }
+  if (!path.startsWith('/')) throw leadingSlashMissing();
   const segments = path.split('/').slice(1);
   for (const [index, segment] of segments.entries()) {
     if (segment === '') {
@@ -99,6 +100,10 @@ export function checkPath(path: string): void {
   }
 }
 
+function leadingSlashMissing(): SpiffeError {
+  return new SpiffeError('invalid', 'id.path.leading-slash', 'path must have a leading slash');
+}
+
 export function trustDomainOf(id: SpiffeId): TrustDomain {
   const slash = id.indexOf('/', scheme.length);
   return (slash < 0 ? id.slice(scheme.length) : id.slice(scheme.length, slash)) as TrustDomain;
@@ -115,11 +120,13 @@ export function trustDomainId(trustDomain: TrustDomain): SpiffeId {
   return `${scheme}${trustDomain}` as SpiffeId;
 }
 
+/** Whole names only: `example.org` has no members of `example.org.evil`. */
 export function isMemberOf(id: SpiffeId, trustDomain: TrustDomain): boolean {
-  return trustDomainOf(id) === trustDomain;
+  const end = scheme.length + trustDomain.length;
+  return id.startsWith(trustDomain, scheme.length) && (id.length === end || id[end] === '/');
 }
 
-/** `/a` is under `/a` and `/a/b` is, `/ab` is not: whole segments only. */
+/** `/a` and `/a/b` are under `/a`, `/ab` is not: whole segments only. */
 export function isUnderPath(id: SpiffeId, prefix: string): boolean {
   const path = pathOf(id);
   return path === prefix || path.startsWith(`${prefix}/`);
