@@ -131,7 +131,8 @@ export function taintX509Authority(bundle: Bundle, certificate: Uint8Array): Bun
   const found = findX509Authority(bundle, certificate);
   if (found.tainted) return { bundle, changed: false };
   const tainted = Object.freeze({ ...found, tainted: true });
-  return stepTo(bundle, bundle.x509Authorities.map((authority) => (authority === found ? tainted : authority)), bundle.jwtAuthorities);
+  const marked = bundle.x509Authorities.map((authority) => (authority === found ? tainted : authority));
+  return stepTo(bundle, marked, bundle.jwtAuthorities);
 }
 
 /** Marks the authority with this key id. @throws missing `bundle.jwt-authority.missing` */
@@ -139,7 +140,8 @@ export function taintJwtAuthority(bundle: Bundle, keyId: string): BundleStep {
   const found = findJwtAuthority(bundle, keyId);
   if (found.tainted) return { bundle, changed: false };
   const tainted = Object.freeze({ ...found, tainted: true });
-  return stepTo(bundle, bundle.x509Authorities, bundle.jwtAuthorities.map((authority) => (authority === found ? tainted : authority)));
+  const marked = bundle.jwtAuthorities.map((authority) => (authority === found ? tainted : authority));
+  return stepTo(bundle, bundle.x509Authorities, marked);
 }
 
 /** Takes the authority out: what it signed counts no more. @throws missing `bundle.x509-authority.missing` */

@@ -258,7 +258,11 @@ function checkText(text: string): void {
 }
 
 /** Runs a parser of another module and tells which field its refusal concerns. */
-function within<T>(reason: 'entry.parent-id' | 'entry.spiffe-id' | 'entry.selector' | 'entry.federates-with', prefix: string, parse: () => T): T {
+function within<T>(
+  reason: 'entry.parent-id' | 'entry.spiffe-id' | 'entry.selector' | 'entry.federates-with',
+  prefix: string,
+  parse: () => T,
+): T {
   try {
     return parse();
   } catch (cause) {

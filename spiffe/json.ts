@@ -4,6 +4,7 @@
  */
 import { SpiffeError } from './errors.ts';
 
+/** Frozen all through. */
 export type JsonValue = null | boolean | number | bigint | string | readonly JsonValue[] | JsonObject;
 
 /** Without a prototype, so that no member name is special. */
@@ -97,7 +98,7 @@ class Reader {
 
   #object(depth: number): JsonObject {
     const members: Record<string, JsonValue> = Object.create(null);
-    if (this.#skip('}')) return members;
+    if (this.#skip('}')) return Object.freeze(members);
     do {
       this.#take(space);
       if (this.#text[this.#at] !== '"') throw syntaxError();
@@ -109,16 +110,16 @@ class Reader {
       members[name] = this.#value(depth);
     } while (this.#skip(','));
     if (!this.#skip('}')) throw syntaxError();
-    return members;
+    return Object.freeze(members);
   }
 
   #array(depth: number): readonly JsonValue[] {
     const items: JsonValue[] = [];
-    if (this.#skip(']')) return items;
+    if (this.#skip(']')) return Object.freeze(items);
     do items.push(this.#value(depth));
     while (this.#skip(','));
     if (!this.#skip(']')) throw syntaxError();
-    return items;
+    return Object.freeze(items);
   }
 
   #string(): string {

@@ -94,7 +94,7 @@ export function verifyJwtSignature(algorithm: JwtAlgorithm, key: KeyObject, sign
     return signature.length === signatureLength && verify(hash, data, { key, dsaEncoding: 'ieee-p1363' }, signature);
   }
   // The salt is as long as the hash [RFC 7518 3.5].
-  return form === 'rsa'
-    ? verify(hash, data, { key, padding: constants.RSA_PKCS1_PADDING }, signature)
-    : verify(hash, data, { key, padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: constants.RSA_PSS_SALTLEN_DIGEST }, signature);
+  if (form === 'rsa') return verify(hash, data, { key, padding: constants.RSA_PKCS1_PADDING }, signature);
+  const pss = { padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: constants.RSA_PSS_SALTLEN_DIGEST };
+  return verify(hash, data, { key, ...pss }, signature);
 }
