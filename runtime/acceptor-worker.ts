@@ -58,6 +58,8 @@ export interface AcceptedConnection extends PeerCredentials {
 }
 
 export type FromWorker =
+  /** Once, first: the socket is being waited on. */
+  | { readonly kind: 'ready' }
   | AcceptedConnection
   | { readonly kind: 'gone'; readonly id: number }
   /** Refusals since the last such message; exact. */
@@ -126,6 +128,7 @@ class Acceptance {
   /** When this throws, what peers read from stays open until the process ends, as it should then. */
   run(): void {
     try {
+      this.#post({ kind: 'ready' });
       while (this.#running) this.#round();
       this.#report();
       for (const id of [...this.#live.keys()]) this.#release(id);

@@ -83,7 +83,7 @@ export function bestPeerTier(): PeerTier {
 
 /**
  * @throws what `openSocketFile` throws; unsupported `acceptor.tier`, `linux.architecture`, `linux.native`; unavailable
- * `acceptor.descriptors`
+ * `acceptor.descriptors`; internal `acceptor.thread`
  */
 export async function listenUnix(options: ListenOptions): Promise<Acceptor> {
   const best = bestPeerTier();
@@ -95,14 +95,15 @@ export async function listenUnix(options: ListenOptions): Promise<Acceptor> {
   let wake = -1;
   try {
     wake = openEventfd();
-    return new UnixAcceptor(options, tier, file, wake);
   } catch (error) {
-    closeDescriptor(wake);
     closeDescriptor(file.descriptor);
     file.remove();
-    if (!(error instanceof SystemCallError)) throw error;
-    throw new SpiffeError('unavailable', 'acceptor.descriptors', `no descriptor to wake the acceptor with: ${error.code}`, { cause: error });
+    throw new SpiffeError('unavailable', 'acceptor.descriptors', 'no descriptor is left to wake the acceptor with', { cause: error });
   }
+  const acceptor = new UnixAcceptor(options, tier, file, wake);
+  const failure = await Promise.race([acceptor.ready, acceptor.ended]);
+  if (failure !== undefined) throw failure;
+  return acceptor;
 }
 
 function offersPeerPidfd(): boolean {
@@ -157,7 +158,8 @@ class UnixAcceptor implements Acceptor {
   #accepted = 0;
   #stopping = false;
   #over = false;
-  #idle = Promise.withResolvers<void>();
+  readonly #idle = Promise.withResolvers<void>();
+  readonly #ready = Promise.withResolvers<undefined>();
 
   constructor(options: ListenOptions, tier: PeerTier, file: SocketFile, wake: number) {
     this.tier = tier;
@@ -168,6 +170,11 @@ class UnixAcceptor implements Acceptor {
     this.#worker = startWorker({ listener: file.descriptor, wake, tier, limits, unseenImage });
     this.#worker.on('message', (message: FromWorker) => this.#hear(message));
     this.ended = this.#follow();
+  }
+
+  /** Resolves when connections are being taken. */
+  get ready(): Promise<undefined> {
+    return this.#ready.promise;
   }
 
   counters(): AcceptorCounters {
@@ -202,7 +209,7 @@ class UnixAcceptor implements Acceptor {
       if (this.#stopping && failure === undefined) resolve(undefined);
       else resolve(new SpiffeError('internal', 'acceptor.thread', 'the thread that accepts connections ended', { cause: failure }));
     });
-    return promise;
+    return await promise;
   }
 
   #tell(order: ToWorker): void {
@@ -213,6 +220,9 @@ class UnixAcceptor implements Acceptor {
 
   #hear(message: FromWorker): void {
     switch (message.kind) {
+      case 'ready':
+        this.#ready.resolve(undefined);
+        return;
       case 'connection':
         this.#take(message);
         return;
