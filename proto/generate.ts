@@ -20,6 +20,12 @@ const generator = path.join(
   'build/bin/proto-loader-gen-types.js',
 );
 
+/** The first line mirrors `load.ts`. */
+const shape = (
+  '--keepCase --longs=String --enums=String --defaults --oneofs --arrays --objects ' +
+  '--grpcLib=@grpc/grpc-js --targetFileExtension=.ts --importFileExtension=.ts'
+).split(' ');
+
 /** Generated text by path below `proto/gen/`. */
 function generate(): Map<string, string> {
   const target = mkdtempSync(path.join(tmpdir(), 'steeple-proto-'));
@@ -27,19 +33,14 @@ function generate(): Map<string, string> {
     const sources = globSync('**/*.proto', { cwd: protoRoot }).toSorted();
     const run = spawnSync(
       process.execPath,
-      [
-        generator,
-        ...['--keepCase', '--longs=String', '--enums=String', '--defaults', '--oneofs', '--arrays', '--objects'],
-        ...['--grpcLib=@grpc/grpc-js', '--targetFileExtension=.ts', '--importFileExtension=.ts'],
-        ...['-I', '.', '-O', target, ...sources],
-      ],
+      [generator, ...shape, '-I', '.', '-O', target, ...sources],
       { cwd: protoRoot, encoding: 'utf8' },
     );
     if (run.status !== 0) throw new Error(`the generator failed: ${run.stderr}`);
     const texts = new Map<string, string>();
     for (const file of globSync('**/*.ts', { cwd: target }).toSorted()) {
       const text = readFileSync(path.join(target, file), 'utf8');
-      // One overview per source file, all at the top and named without their folder: the three agent.proto would overwrite one another.
+      // One overview per source file, named without its folder, so that several agent.proto overwrite one another; unused.
       if (!text.includes('export interface ProtoGrpcType')) texts.set(file, banner + tidy(text));
     }
     return texts;
@@ -55,7 +56,9 @@ function tidy(text: string): string {
 
 function drift(fresh: ReadonlyMap<string, string>): string[] {
   const kept = existsSync(committed) ? globSync('**/*.ts', { cwd: committed }) : [];
-  const changed = [...fresh].filter(([file, text]) => !kept.includes(file) || readFileSync(path.join(committed, file), 'utf8') !== text);
+  const changed = [...fresh].filter(
+    ([file, text]) => !kept.includes(file) || readFileSync(path.join(committed, file), 'utf8') !== text,
+  );
   return [...changed.map(([file]) => file), ...kept.filter((file) => !fresh.has(file))].toSorted();
 }
 
