@@ -64,7 +64,10 @@ export interface AuthorityRecord {
   readonly certificate: Uint8Array | undefined;
   readonly createdAt: number;
   readonly publishedAt: number | undefined;
-  /** The revision by which the bundle holds it; agents that confirmed it have it. */
+  /**
+   * The revision by which the bundle holds it; agents that confirmed it have it. The store sets it: when `publishedAt`
+   * is given without it, to the revision of this step's change of the bundle, else of the record's own change.
+   */
   readonly publishedRevision: number | undefined;
   readonly activatedAt: number | undefined;
   readonly notBeforeAt: number;
