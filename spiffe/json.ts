@@ -51,7 +51,6 @@ function decodeUtf8(bytes: Uint8Array): string {
 const space = /[ \t\n\r]*/y;
 const numberForm = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
 // Control characters must be escaped [RFC 8259 7].
-// eslint-disable-next-line no-control-regex
 const stringForm = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y;
 const literals = [
   ['true', true],
@@ -97,7 +96,7 @@ class Reader {
   }
 
   #object(depth: number): JsonObject {
-    const members: Record<string, JsonValue> = Object.create(null);
+    const members = Object.create(null) as Record<string, JsonValue>;
     if (this.#skip('}')) return Object.freeze(members);
     do {
       this.#take(space);
