@@ -2,7 +2,7 @@
  * Public keys as certificates hold them: read one strictly, and refuse every key that is weak, malformed or unusual
  * before anything is signed for it. Private keys and their storage are elsewhere.
  */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { SpiffeError } from '../errors.ts';
 import {
   derTag,
@@ -58,7 +58,7 @@ export function keyIdOf(spki: Uint8Array): Uint8Array {
 }
 
 export function keyIdOfBits(key: Uint8Array): Uint8Array {
-  return createHash('sha1').update(key).digest();
+  return hash('sha1', key, 'buffer');
 }
 
 /**
