@@ -1,0 +1,238 @@
+/**
+ * What is true of a connected process: all attestors asked at once under a deadline, their selectors joined, and the
+ * process the same one before and after. Which identities follow from the selectors is `spiffe/authorize.ts`.
+ */
+import { abortReason, linkedController, untilAborted } from '../../runtime/abort.ts';
+import { backoffMs } from '../../runtime/backoff.ts';
+import type { BackoffPolicy } from '../../runtime/backoff.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Peer } from '../../runtime/peer.ts';
+import type { Watch } from '../../runtime/watch.ts';
+import { SpiffeError, isSpiffeError } from '../../spiffe/errors.ts';
+import { isSubset } from '../../spiffe/selector.ts';
+import type { Selector, SelectorSet } from '../../spiffe/selector.ts';
+import type { Omit, WantedSelectors, WorkloadAttestor } from './attestor.ts';
+
+export interface AttestReport {
+  readonly attestor: string;
+  /** How long it took, in milliseconds. */
+  readonly ms: number;
+  /** How many selectors it gave. */
+  readonly selectors: number;
+  /** Why it gave none: a SpiffeError's reason, `attest.deadline` or `attest.attestor`. */
+  readonly reason?: string;
+  readonly omitted: readonly { readonly what: string; readonly reason: string }[];
+}
+
+export interface Attestation {
+  readonly selectors: SelectorSet;
+  /** The same by attestor; empty for one that failed. */
+  readonly given: ReadonlyMap<string, readonly Selector[]>;
+  /** One per attestor, in the order they are configured. */
+  readonly reports: readonly AttestReport[];
+  /** True if an attestor failed, so that asking again in a while may add selectors. */
+  readonly incomplete: boolean;
+  /** Facts still being established: resolves, never rejects, when asking again may add selectors. */
+  readonly pending: Promise<void> | undefined;
+}
+
+export interface AttestOptions {
+  readonly attestors: readonly WorkloadAttestor[];
+  readonly clock: Clock;
+  /** An attestor that takes longer counts as failed this time. */
+  readonly deadlineMs?: number;
+}
+
+/**
+ * Never retried in here.
+ * @throws denied `peer.exited|closed|image` when the process is not the one that connected, or not any more; unavailable
+ * `attest.failed` when no attestor answered; the signal's reason
+ */
+export type Attest = (peer: Peer, wanted: WantedSelectors, signal: AbortSignal) => Promise<Attestation>;
+
+const DEFAULT_DEADLINE_MS = 5_000;
+
+/** At a steady trickle: an attestor that depends on another program is asked again until that program is back. */
+const retryPolicy: BackoffPolicy = { firstMs: 500, factor: 2, longestMs: 15_000, jitter: 0.2 };
+
+export function createAttest(options: AttestOptions): Attest {
+  const { attestors, clock, deadlineMs = DEFAULT_DEADLINE_MS } = options;
+  return async (peer, wanted, signal) => {
+    requireSame(peer);
+    const stop = linkedController(signal);
+    const onGone = (): void => stop.abort(abortReason(peer.signal));
+    peer.signal.addEventListener('abort', onGone, { once: true });
+    try {
+      const answers = await Promise.all(attestors.map((attestor) => ask(attestor, { peer, wanted, clock, deadlineMs, signal: stop.signal })));
+      signal.throwIfAborted();
+      requireSame(peer);
+      return assemble(answers);
+    } finally {
+      peer.signal.removeEventListener('abort', onGone);
+      stop.unlink();
+    }
+  };
+}
+
+interface Answer {
+  readonly report: AttestReport;
+  readonly selectors: readonly Selector[];
+  readonly until: readonly Promise<unknown>[];
+}
+
+interface Question {
+  readonly peer: Peer;
+  readonly wanted: WantedSelectors;
+  readonly clock: Clock;
+  readonly deadlineMs: number;
+  readonly signal: AbortSignal;
+}
+
+/** Never rejects: a failure is an answer without selectors. */
+async function ask(attestor: WorkloadAttestor, question: Question): Promise<Answer> {
+  const { peer, wanted, clock, deadlineMs, signal } = question;
+  const beganAt = clock.monotonic();
+  const omitted: { what: string; reason: string }[] = [];
+  const until: Promise<unknown>[] = [];
+  let open = true;
+  const omit: Omit = (what, reason, promise) => {
+    if (!open) return;
+    omitted.push({ what, reason });
+    if (promise !== undefined) until.push(promise);
+  };
+  const stop = linkedController(signal);
+  const finish = (selectors: readonly Selector[], reason: string | undefined): Answer => {
+    open = false;
+    const ms = clock.monotonic() - beganAt;
+    const report = { attestor: attestor.name, ms, selectors: selectors.length, omitted, ...(reason === undefined ? {} : { reason }) };
+    return { report, selectors, until };
+  };
+  const deadline = clock.sleep(deadlineMs, stop.signal).then(() => {
+    throw new SpiffeError('unavailable', 'attest.deadline', 'the attestor took too long');
+  });
+  try {
+    return finish(await Promise.race([attestor.attest(peer, wanted, stop.signal, omit), deadline]), undefined);
+  } catch (error) {
+    return finish([], error instanceof SpiffeError ? error.reason : 'attest.attestor');
+  } finally {
+    deadline.catch(() => undefined);
+    stop.abort(new Error('this attestation is over'));
+    stop.unlink();
+  }
+}
+
+function assemble(answers: readonly Answer[]): Attestation {
+  const reports = answers.map((answer) => answer.report);
+  const failed = reports.filter((report) => report.reason !== undefined);
+  if (failed.length === reports.length) {
+    const reasons = failed.map((report) => `${report.attestor}: ${report.reason ?? ''}`).join(', ');
+    throw new SpiffeError('unavailable', 'attest.failed', 'no attestor could tell what this process is', { detail: { reasons } });
+  }
+  const until = answers.flatMap((answer) => answer.until);
+  return {
+    selectors: new Set(answers.flatMap((answer) => answer.selectors)),
+    given: new Map(answers.map((answer) => [answer.report.attestor, answer.selectors])),
+    reports,
+    incomplete: failed.length > 0,
+    pending: until.length === 0 ? undefined : Promise.allSettled(until).then(() => undefined),
+  };
+}
+
+function requireSame(peer: Peer): void {
+  const same = peer.stillTheSame();
+  switch (same) {
+    case true:
+      return;
+    case 'peer.exited':
+      throw new SpiffeError('denied', 'peer.exited', 'the process that connected has exited');
+    case 'peer.closed':
+      throw new SpiffeError('denied', 'peer.closed', 'the connection is closed');
+    case 'peer.image':
+      throw new SpiffeError('denied', 'peer.image', 'the process runs another program than when it connected');
+    default:
+      same satisfies never;
+  }
+}
+
+export interface FollowOptions {
+  readonly attest: Attest;
+  readonly clock: Clock;
+  /** In [0, 1). */
+  readonly random: () => number;
+}
+
+/**
+ * Attests, and again whenever that may tell more: a pending fact is there, an attestor failed a while ago, or other
+ * selectors are wanted. Yields the first attestation, then each whose selectors differ from the one before. What an
+ * attestor gave once stays while it fails: the process is still the same one.
+ * Ends when the signal aborts; throws what `attest` throws, `attest.failed` only the first time.
+ */
+export async function* followAttestation(
+  options: FollowOptions,
+  peer: Peer,
+  wanted: Watch<WantedSelectors>,
+  signal: AbortSignal,
+): AsyncIterableIterator<Attestation> {
+  let last: Attestation | undefined;
+  let failures = 0;
+  while (!signal.aborted) {
+    const asked = wanted.value;
+    const attestation = await attestAgain(options.attest, peer, asked, signal, last);
+    if (last === undefined || !sameSet(last.selectors, attestation.selectors)) yield attestation;
+    last = attestation;
+    failures = attestation.incomplete ? failures + 1 : 0;
+    const delayMs = failures === 0 ? undefined : backoffMs(failures, options.random(), retryPolicy);
+    await untilWorthAsking(options.clock, { wanted, asked, pending: attestation.pending, delayMs }, peer, signal);
+  }
+}
+
+async function attestAgain(attest: Attest, peer: Peer, wanted: WantedSelectors, signal: AbortSignal, last: Attestation | undefined): Promise<Attestation> {
+  try {
+    const now = await attest(peer, wanted, signal);
+    if (last === undefined || !now.incomplete) return now;
+    const given = new Map(now.given);
+    for (const { attestor, reason } of now.reports) if (reason !== undefined) given.set(attestor, last.given.get(attestor) ?? []);
+    return { ...now, given, selectors: new Set([...given.values()].flat()) };
+  } catch (error) {
+    if (last === undefined || !isSpiffeError(error, 'unavailable', 'attest.failed')) throw error;
+    return { ...last, incomplete: true, pending: undefined };
+  }
+}
+
+interface Occasions {
+  readonly wanted: Watch<WantedSelectors>;
+  readonly asked: WantedSelectors;
+  readonly pending: Promise<void> | undefined;
+  readonly delayMs: number | undefined;
+}
+
+/** Returns at the first occasion, or when the signal or the peer's aborts. */
+async function untilWorthAsking(clock: Clock, occasions: Occasions, peer: Peer, signal: AbortSignal): Promise<void> {
+  const stop = linkedController(signal);
+  const over = Promise.withResolvers<void>();
+  const onOver = (): void => over.resolve();
+  signal.addEventListener('abort', onOver, { once: true });
+  peer.signal.addEventListener('abort', onOver, { once: true });
+  if (signal.aborted || peer.signal.aborted) onOver();
+  try {
+    const waits = [over.promise, otherValue(occasions.wanted, occasions.asked, stop.signal)];
+    if (occasions.pending !== undefined) waits.push(occasions.pending);
+    if (occasions.delayMs !== undefined) waits.push(clock.sleep(occasions.delayMs, stop.signal).catch(() => undefined));
+    await Promise.race(waits);
+  } finally {
+    signal.removeEventListener('abort', onOver);
+    peer.signal.removeEventListener('abort', onOver);
+    stop.abort(new Error('waited enough'));
+    stop.unlink();
+  }
+}
+
+/** Stays pending after the watch closed: no other value will come. */
+async function otherValue<T>(watch: Watch<T>, than: T, signal: AbortSignal): Promise<void> {
+  for await (const value of watch.values(signal)) if (value !== than) return;
+  if (!signal.aborted) await untilAborted(new Promise<never>(() => undefined), signal).catch(() => undefined);
+}
+
+function sameSet(a: SelectorSet, b: SelectorSet): boolean {
+  return a.size === b.size && isSubset(a, b);
+}
