@@ -78,14 +78,19 @@ async function admitIdentity(
   return { ...caller, role: 'agent', agent };
 }
 
+/** The actor of audit events. */
+export function callerName(connection: Connection): string {
+  if (connection.door === 'operators') return `operator:${connection.uid}/${connection.pid}`;
+  return connection.identity?.id ?? `stranger:${connection.address}`;
+}
+
 function describe(connection: Connection, method: string): Omit<Caller, 'role'> {
+  const name = callerName(connection);
   if (connection.door === 'operators') {
-    const name = `operator:${connection.uid}/${connection.pid}`;
     return { name, account: `operator:${connection.uid}`, id: undefined, agent: undefined, address: '', call: method };
   }
   const { address, identity } = connection;
-  const name = identity === undefined ? `stranger:${address}` : identity.id;
-  return { name, account: identity === undefined ? address : identity.id, id: identity?.id, agent: undefined, address, call: method };
+  return { name, account: identity?.id ?? address, id: identity?.id, agent: undefined, address, call: method };
 }
 
 function refused(method: string): SpiffeError {
