@@ -137,6 +137,7 @@ function startWorker(data: AcceptorWorkerData): Worker {
     workerData: data,
     env: {},
     execArgv: [],
+    trackUnmanagedFds: false,
     resourceLimits: { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 2 },
   });
 }

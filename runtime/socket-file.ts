@@ -102,7 +102,8 @@ async function place(options: SocketFileOptions, clock: Clock): Promise<SocketFi
     closeSync(directory);
     throw error;
   } finally {
-    closeDescriptor(lock);
+    // Node keeps account of what it opened in a worker thread, so what Node opened, Node closes.
+    if (lock >= 0) closeSync(lock);
   }
 }
 

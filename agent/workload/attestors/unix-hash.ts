@@ -153,6 +153,7 @@ class Hashes implements ImageHashes {
       name: 'unix-hash',
       env: {},
       execArgv: [],
+      trackUnmanagedFds: false,
       resourceLimits: { maxOldGenerationSizeMb: 32, maxYoungGenerationSizeMb: 2 },
     });
     worker.unref();
