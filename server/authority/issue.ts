@@ -1,0 +1,243 @@
+/**
+ * Issuing: draft, check, decide, make the intent durable, sign, return. Names, life and extensions come from the entry
+ * alone, and from a request only the public key; what operators mint without an entry is `mint.ts`.
+ */
+import type { Clock } from '../../runtime/clock.ts';
+import { SpiffeError } from '../../spiffe/errors.ts';
+import { isWorkloadId, serverId, type SpiffeId, type TrustDomain } from '../../spiffe/id.ts';
+import type { AuditEvent } from '../audit/event.ts';
+import { witnessRefusal } from '../audit/scope.ts';
+import { createDecisionId, decideIssuance, type Decision, type Holdings } from '../governance/decide.ts';
+import type { AuthorityKind, CredentialIntent, Scope } from '../store/store.ts';
+import type { ActiveAuthorities } from './active.ts';
+import { readyJwt, readyX509, type JwtReady, type X509Ready } from './drafts.ts';
+import type { Profile } from './profile.ts';
+import { signJwt, signX509, type IssuedJwtSvid, type IssuedX509Svid, type Outcome, type SignDeps } from './sign.ts';
+
+export interface X509Request {
+  readonly entryId: string;
+  /** SubjectPublicKeyInfo, DER; its possession was proved. */
+  readonly publicKey: Uint8Array;
+  /** On whose behalf, as `CredentialIntent.process`. */
+  readonly process: string;
+}
+
+export interface JwtRequest {
+  readonly entryId: string;
+  readonly audience: readonly string[];
+  readonly process: string;
+}
+
+/** The agent that asks, and the call it asks through. */
+export interface IssueCaller {
+  readonly agentId: SpiffeId;
+  readonly scope: Scope;
+}
+
+/** An agent's SVID that is drafted and checked but not signed: its intent rides in the transaction that admits the agent. */
+export interface PreparedAgentSvid {
+  /** Decimal, as agent records keep it. */
+  readonly serial: string;
+  readonly expiresAt: number;
+  readonly intent: CredentialIntent;
+  /** Signs; to be called once, after the intent is durable. @throws unavailable `keys.unavailable` */
+  complete(): Promise<IssuedX509Svid>;
+}
+
+export interface IssuerDeps extends SignDeps {
+  readonly trustDomain: TrustDomain;
+  readonly clock: Pick<Clock, 'now'>;
+  readonly active: ActiveAuthorities;
+  /** Taken once for each issuance. */
+  readonly profile: () => Profile;
+  readonly holdings: Holdings;
+  /** Durable before it resolves, unless a flood is being counted. */
+  readonly recordRefusals: (events: readonly AuditEvent[]) => Promise<void>;
+}
+
+export interface Issuer {
+  /** One outcome for each request, in order; what the store refuses to record is refused. */
+  issueX509(requests: readonly X509Request[], caller: IssueCaller): Promise<readonly Outcome<IssuedX509Svid>[]>;
+  /** As `issueX509`. */
+  issueJwt(requests: readonly JwtRequest[], caller: IssueCaller): Promise<readonly Outcome<IssuedJwtSvid>[]>;
+  /** @throws as `checkPublicKey`; unavailable `authority.expired` */
+  prepareAgentSvid(asked: { readonly agentId: SpiffeId; readonly publicKey: Uint8Array; readonly reason: string }): PreparedAgentSvid;
+  /** The server's own X509-SVID. @throws what store and keys throw */
+  issueServerSvid(publicKey: Uint8Array): Promise<IssuedX509Svid>;
+}
+
+/** Drafted in one go, before others get their turn; the next are drafted while these are being signed. */
+const chunk = 64;
+
+export function createIssuer(deps: IssuerDeps): Issuer {
+  const { trustDomain, clock, active, store } = deps;
+
+  /** Decides and drafts; a refusal of either is an outcome and an event. */
+  const ready = <T>(
+    decision: Decision,
+    caller: IssueCaller,
+    kind: AuthorityKind,
+    entryId: string,
+    refusals: AuditEvent[],
+    draft: (granted: Decision & { allowed: true }) => T,
+  ): { readonly ready: T; readonly hint: string } | { readonly error: SpiffeError } => {
+    const refuse = (error: SpiffeError): { readonly error: SpiffeError } => {
+      const detail = { kind, decisionId: decision.id };
+      refusals.push(witnessRefusal(caller.scope, 'credential.refused', { subject: entryId.slice(0, 255), reason: error.reason, detail }));
+      return { error };
+    };
+    if (!decision.allowed) return refuse(decision.error);
+    try {
+      return { ready: draft(decision), hint: decision.entry.hint };
+    } catch (error) {
+      if (error instanceof SpiffeError) return refuse(error);
+      throw error;
+    }
+  };
+
+  const issueAll = async <R extends { readonly entryId: string }, D extends { readonly intent: CredentialIntent }, T>(
+    requests: readonly R[],
+    caller: IssueCaller,
+    kind: AuthorityKind,
+    draft: (request: R, granted: Decision & { allowed: true }, at: number, profile: Profile) => D,
+    sign: (ready: D, hint: string) => Promise<Outcome<T>>,
+  ): Promise<readonly Outcome<T>[]> => {
+    const profile = deps.profile();
+    const outcomes: Promise<Outcome<T>>[] = [];
+    for (let from = 0; from < requests.length; from += chunk) {
+      const at = clock.now();
+      const refusals: AuditEvent[] = [];
+      const drafted = requests.slice(from, from + chunk).map((request) => {
+        const decision = decideIssuance(deps.holdings, { agentId: caller.agentId, entryId: request.entryId, at });
+        return ready(decision, caller, kind, request.entryId, refusals, (granted) => draft(request, granted, at, profile));
+      });
+      const intents = drafted.flatMap((item) => ('ready' in item ? [item.ready.intent] : []));
+      const [unrecorded] = await Promise.all([
+        intents.length > 0 ? failureOf(store.recordIntents(intents)) : undefined,
+        refusals.length > 0 ? deps.recordRefusals(refusals) : undefined,
+      ]);
+      for (const item of drafted) {
+        if ('error' in item) outcomes.push(refused(item.error));
+        else outcomes.push(unrecorded === undefined ? sign(item.ready, item.hint) : refused(unrecorded));
+      }
+    }
+    return Promise.all(outcomes);
+  };
+
+  const draftX509 = (request: X509Request, granted: Decision & { allowed: true }, caller: IssueCaller, at: number, profile: Profile): X509Ready => {
+    const { entry, id, reason } = granted;
+    requireWorkload(entry.spiffeId);
+    return readyX509(
+      active.x509.value,
+      {
+        profile: 'workload',
+        spiffeId: entry.spiffeId,
+        entryId: entry.id,
+        agentId: caller.agentId,
+        decisionId: `${id}-${profile.hash}`,
+        reason,
+        process: request.process,
+        ttlSeconds: entry.x509SvidTtlSeconds > 0 ? entry.x509SvidTtlSeconds : profile.x509SvidTtlSeconds,
+        publicKey: request.publicKey,
+        dnsNames: entry.dnsNames,
+      },
+      at,
+    );
+  };
+
+  const draftJwt = (request: JwtRequest, granted: Decision & { allowed: true }, caller: IssueCaller, at: number, profile: Profile): JwtReady => {
+    const { entry, id, reason } = granted;
+    requireWorkload(entry.spiffeId);
+    return readyJwt(
+      active.jwt.value,
+      {
+        spiffeId: entry.spiffeId,
+        entryId: entry.id,
+        agentId: caller.agentId,
+        decisionId: `${id}-${profile.hash}`,
+        reason,
+        process: request.process,
+        ttlSeconds: entry.jwtSvidTtlSeconds > 0 ? entry.jwtSvidTtlSeconds : profile.jwtSvidTtlSeconds,
+        audience: request.audience,
+        issuer: profile.jwtIssuer,
+        includeJti: entry.jwtSvidIncludeJti,
+      },
+      at,
+    );
+  };
+
+  const ownGrant = (at: number, profile: Profile, reason: string) => ({
+    entryId: '',
+    decisionId: `${createDecisionId(at)}-${profile.hash}`,
+    reason,
+    process: '',
+    dnsNames: [],
+  });
+
+  return {
+    issueX509: (requests, caller) =>
+      issueAll(
+        requests,
+        caller,
+        'x509',
+        (request, granted, at, profile) => draftX509(request, granted, caller, at, profile),
+        (item, hint) => signX509(deps, item, hint),
+      ),
+    issueJwt: (requests, caller) =>
+      issueAll(
+        requests,
+        caller,
+        'jwt',
+        (request, granted, at, profile) => draftJwt(request, granted, caller, at, profile),
+        (item, hint) => signJwt(deps, item, hint),
+      ),
+    prepareAgentSvid({ agentId, publicKey, reason }) {
+      const at = clock.now();
+      const profile = deps.profile();
+      const grant = { ...ownGrant(at, profile, reason), spiffeId: agentId, agentId, publicKey, ttlSeconds: profile.agentSvidTtlSeconds };
+      const item = readyX509(active.x509.value, { ...grant, profile: 'agent' }, at);
+      return {
+        serial: item.draft.serial.decimal,
+        expiresAt: item.draft.notAfterAt,
+        intent: item.intent,
+        complete: async () => svidOf(await signX509(deps, item, '')),
+      };
+    },
+    async issueServerSvid(publicKey) {
+      const at = clock.now();
+      const profile = deps.profile();
+      const spiffeId = serverId(trustDomain);
+      const grant = { ...ownGrant(at, profile, 'own'), spiffeId, agentId: '' as const, publicKey, ttlSeconds: profile.x509SvidTtlSeconds };
+      const item = readyX509(active.x509.value, { ...grant, profile: 'server' }, at);
+      await store.recordIntents([item.intent]);
+      return svidOf(await signX509(deps, item, ''));
+    },
+  };
+}
+
+/** @throws the error of a refused outcome */
+export function svidOf<T>(outcome: Outcome<T>): T {
+  if (outcome.status === 'refused') throw outcome.error;
+  return outcome.svid;
+}
+
+function refused<T>(error: SpiffeError): Promise<Outcome<T>> {
+  return Promise.resolve({ status: 'refused', error });
+}
+
+/** What a store refused with. */
+async function failureOf(work: Promise<void>): Promise<SpiffeError | undefined> {
+  try {
+    await work;
+    return undefined;
+  } catch (error) {
+    if (error instanceof SpiffeError) return error;
+    throw error;
+  }
+}
+
+function requireWorkload(id: SpiffeId): void {
+  if (!isWorkloadId(id)) {
+    throw new SpiffeError('invalid', 'entry.not-workload', 'the SPIFFE ID of the entry is reserved, and no workload may have it');
+  }
+}
