@@ -63,9 +63,9 @@ export function createCallInterceptor<P, L extends { readonly context: P }>(poli
 
     const gate = new GatedCall(next, {
       start: (proceed) => {
-        begun = true;
         proceed({
           onReceiveMetadata: (metadata, deliver) => {
+            begun = true;
             const live = new LiveCall<P>({
               policy,
               context: { connection: link.context, metadata, method: method.path, deadlineAt: deadlineOf(next.getDeadline()) },

@@ -126,7 +126,7 @@ export function createRpcServer<P>(options: RpcServerOptions<P>): RpcServer<P> {
     ended(link, call, end) {
       link.calls.delete(call);
       link.idleSince = clock.monotonic();
-      if (end.code === grpcStatus.CANCELLED) countReset(link);
+      if (isReset(end)) countReset(link);
       options.observe?.(end);
     },
     dropped: countReset,
@@ -156,6 +156,7 @@ export function createRpcServer<P>(options: RpcServerOptions<P>): RpcServer<P> {
     if (link.resets > bounds.resetBurst) link.socket.destroy();
   }
 
+  let emptied = (): void => undefined;
   let sweeping = false;
   const sweep = async (): Promise<void> => {
     if (sweeping) return;
@@ -223,6 +224,7 @@ export function createRpcServer<P>(options: RpcServerOptions<P>): RpcServer<P> {
         const gone = new SpiffeError('unavailable', 'rpc.cancelled', 'connection was lost');
         for (const call of link.calls) call.abort(gone);
         if (shared === undefined) link.injector.destroy();
+        if (links.size === 0) emptied();
       });
       link.injector.injectConnection(socket);
       void sweep();
@@ -245,10 +247,12 @@ export function createRpcServer<P>(options: RpcServerOptions<P>): RpcServer<P> {
       if (closing.signal.aborted) return;
       closing.abort(stopping());
       for (const link of links.values()) for (const call of link.calls) if (call.streaming) call.abort(stopping());
+      // Its callback comes at once on Node 24, where closing the server closes the sessions before grpc-js looks at them.
+      server.tryShutdown(() => undefined);
       const done = new AbortController();
-      const ended = new Promise<void>((resolve) => server.tryShutdown(() => resolve())).finally(() => done.abort());
-      await Promise.race([ended, clock.sleep(graceMs, done.signal).catch(() => undefined)]);
-      done.abort();
+      emptied = () => done.abort();
+      if (links.size === 0) emptied();
+      await clock.sleep(graceMs, done.signal).catch(() => undefined);
       for (const link of links.values()) link.socket.destroy();
       server.forceShutdown();
     },
@@ -270,4 +274,9 @@ function serverOptions(bounds: RpcBounds): ServerOptions {
 /** Plus or minus a tenth, so that connections made together do not come back together. */
 function jittered(ms: number): number {
   return ms * (0.9 + randomInt(2_001) / 10_000);
+}
+
+/** Ended by the peer's doing: grpc-js answers some resets itself as requests without a message. */
+function isReset(end: CallEnd<unknown>): boolean {
+  return end.reason === '' && end.code !== grpcStatus.OK && end.code !== grpcStatus.DEADLINE_EXCEEDED;
 }
