@@ -2,6 +2,7 @@
  * The check between a draft and its signature: the body is read back with the parser every verifier uses and held against
  * what the entry, not the request, says it must be. Nothing that was not checked can be assembled into a certificate.
  */
+import { dnsNameFault } from '../dns-name.ts';
 import { SpiffeError } from '../errors.ts';
 import { isAgentId, isMemberOf, isWorkloadId, serverId, trustDomainId, type SpiffeId, type TrustDomain } from '../id.ts';
 import { parseCertificateBody, type CertificateBody, type SerialNumber } from './certificate.ts';
@@ -72,7 +73,6 @@ const leafExtensions: readonly string[] = [
   oid.subjectAltName,
 ];
 const authorityExtensions: readonly string[] = [oid.keyUsage, oid.basicConstraints, oid.subjectKeyId, oid.subjectAltName];
-const dnsForm = /^[A-Za-z0-9*_.-]+$/;
 
 const checked = new WeakSet<CheckedDraft>();
 
@@ -217,7 +217,7 @@ function checkNames(body: CertificateBody, spiffeId: SpiffeId, dnsNames: readonl
     throw new SpiffeError('internal', 'x509.draft.uri', 'the SPIFFE ID is not the only URI name');
   }
   const same = names.dnsNames.length === dnsNames.length && names.dnsNames.every((name, index) => name === dnsNames[index]);
-  if (!same || !names.dnsNames.every((name) => dnsForm.test(name))) {
+  if (!same || names.dnsNames.some((name) => dnsNameFault(name) !== undefined)) {
     throw new SpiffeError('internal', 'x509.draft.dns', 'DNS names are not those of the entry');
   }
 }

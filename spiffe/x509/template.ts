@@ -64,6 +64,17 @@ export function prepareTemplate(profile: LeafProfile, issuer: Issuer): Template 
   return Object.freeze({ profile, issuer, fill });
 }
 
+/** Templates by authority and profile, each prepared when first asked for and kept as long as the issuer object is. */
+export function createTemplates(): (profile: LeafProfile, issuer: Issuer) => Template {
+  const byIssuer = new WeakMap<Issuer, Map<LeafProfile, Template>>();
+  return (profile, issuer) => {
+    const known = byIssuer.get(issuer) ?? new Map<LeafProfile, Template>();
+    const template = known.get(profile) ?? prepareTemplate(profile, issuer);
+    byIssuer.set(issuer, known.set(profile, template));
+    return template;
+  };
+}
+
 function writeBody(head: readonly Uint8Array[], extensions: readonly Uint8Array[]): Uint8Array {
   const listed = lengthOf(extensions);
   const wrapped = headerLength(listed) + listed;
