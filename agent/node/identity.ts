@@ -1,0 +1,260 @@
+/**
+ * The agent's own SVID: taken up from disk or attested for, renewed at half life, kept to its last second, given up when
+ * the server says so. What it is used for is not known here.
+ */
+import type { Bundle } from '../../spiffe/bundle.ts';
+import { isSpiffeError, SpiffeError } from '../../spiffe/errors.ts';
+import { renewAt } from '../../spiffe/rotation.ts';
+import type { X509Svid } from '../../spiffe/x509-svid.ts';
+import { abortReason } from '../../runtime/abort.ts';
+import { backoffMs, type BackoffPolicy } from '../../runtime/backoff.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import { permissionDeniedReason } from '../../runtime/rpc/status.ts';
+import { createWatch, type Watch } from '../../runtime/watch.ts';
+import { createAlarm } from '../alarm.ts';
+import type { AnonymousTrust, NodeAdmission } from './attest.ts';
+import type { NodeState, NodeStateFiles } from './state.ts';
+
+export interface AgentIdentity {
+  readonly svid: X509Svid;
+  readonly reattestable: boolean;
+  /** Half life with a jitter drawn once. */
+  readonly renewAt: number;
+}
+
+/** Why an agent must end: it was banned, or it must join anew and cannot do so by itself. */
+export type GiveUpReason = 'banned' | 'must-rejoin';
+
+export interface IdentityOptions {
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly files: NodeStateFiles;
+  /** Whether the evidence can be shown more than once. */
+  readonly repeatable: boolean;
+  /** What to trust when no bundle was ever learned. */
+  readonly firstTrust: (signal: AbortSignal) => Promise<AnonymousTrust>;
+  readonly attest: (trust: AnonymousTrust, signal: AbortSignal) => Promise<NodeAdmission>;
+  /** Over the mutual connection that presents the current SVID. */
+  readonly renew: (signal: AbortSignal) => Promise<X509Svid>;
+  readonly onEvent: (event: IdentityEvent) => void;
+}
+
+export type IdentityEvent =
+  | { readonly what: 'attested' | 'renewed' | 'resumed' | 'reverted'; readonly identity: AgentIdentity }
+  | { readonly what: 'failed'; readonly error: SpiffeError }
+  | { readonly what: 'given-up'; readonly reason: GiveUpReason; readonly error: SpiffeError };
+
+export interface IdentityOwner {
+  /** `undefined` until the agent has an SVID. */
+  readonly identity: Watch<AgentIdentity | undefined>;
+  /** What the agent trusts the server by; follows the bundle that synchronisation brings. */
+  readonly bundle: Watch<Bundle | undefined>;
+  /** @throws unavailable `files.*` when it cannot be kept */
+  learnBundle(bundle: Bundle): Promise<void>;
+  /** The server answered a call that presented the current SVID: the one before can go. */
+  confirmUse(): void;
+  /** A call was refused: decides whether the SVID is to be renewed, replaced or given up. */
+  refused(error: SpiffeError): void;
+  /** Renew or re-attest now. */
+  renewNow(): void;
+  banned(error: SpiffeError): void;
+  evicted(error: SpiffeError): void;
+  /** Resolves with the first identity. Throws `GiveUp`, or what is wrong with the state on disk. */
+  start(signal: AbortSignal): Promise<AgentIdentity>;
+  /** Keeps the identity; ends with the signal's reason or throws denied `identity.banned|must-rejoin`. */
+  run(signal: AbortSignal): Promise<never>;
+}
+
+const retry: BackoffPolicy = { firstMs: 5_000, factor: 1.5, longestMs: 60_000, jitter: 0.2 };
+const firstRetry: BackoffPolicy = { firstMs: 1_000, factor: 1.5, longestMs: 30_000, jitter: 0.2 };
+
+type Order = 'renew' | 'reattest' | { readonly giveUp: GiveUpReason; readonly error: SpiffeError };
+
+export function createIdentity(options: IdentityOptions): IdentityOwner {
+  const { clock, random, files, onEvent } = options;
+  const identity = createWatch<AgentIdentity | undefined>(undefined);
+  const bundle = createWatch<Bundle | undefined>(undefined);
+  const alarm = createAlarm(clock);
+  let previous: X509Svid | undefined;
+  let order: Order | undefined;
+  let used = true;
+
+  const take = (svid: X509Svid, reattestable: boolean): AgentIdentity => {
+    const taken = Object.freeze({ svid, reattestable, renewAt: renewAt(svid.notBeforeAt, svid.expiresAt, random()) });
+    identity.set(taken);
+    return taken;
+  };
+
+  const store = async (state: NodeState): Promise<void> => {
+    previous = state.previous;
+    await files.writeState(state);
+  };
+
+  const learnBundle = async (learned: Bundle): Promise<void> => {
+    if (bundle.value === learned || learned.x509Authorities.length === 0) return;
+    bundle.set(learned);
+    await files.writeBundle(learned);
+  };
+
+  const attest = async (signal: AbortSignal): Promise<AgentIdentity> => {
+    const trust = bundle.value ?? (await options.firstTrust(signal));
+    const admission = await options.attest(trust, signal);
+    await store({ svid: admission.svid, reattestable: admission.reattestable, previous: undefined });
+    await learnBundle(admission.bundle);
+    used = true;
+    const taken = take(admission.svid, admission.reattestable);
+    onEvent({ what: 'attested', identity: taken });
+    return taken;
+  };
+
+  const renew = async (current: AgentIdentity, signal: AbortSignal): Promise<void> => {
+    const svid = await options.renew(signal);
+    // On disk before its first use: the server drops the old one then.
+    await store({ svid, reattestable: current.reattestable, previous: current.svid });
+    used = false;
+    onEvent({ what: 'renewed', identity: take(svid, current.reattestable) });
+  };
+
+  /** The server does not know the newer SVID, restored from a backup perhaps: the one before may still do. */
+  const revert = async (current: AgentIdentity): Promise<boolean> => {
+    if (used || previous === undefined || clock.now() >= previous.expiresAt) return false;
+    const svid = previous;
+    await store({ svid, reattestable: current.reattestable, previous: undefined });
+    used = true;
+    onEvent({ what: 'reverted', identity: take(svid, current.reattestable) });
+    return true;
+  };
+
+  const giveUp = async (reason: GiveUpReason, error: SpiffeError): Promise<never> => {
+    await files.forgetState();
+    identity.set(undefined);
+    onEvent({ what: 'given-up', reason, error });
+    throw gaveUp(reason, error);
+  };
+
+  const obey = async (given: Order, current: AgentIdentity | undefined, signal: AbortSignal): Promise<void> => {
+    if (typeof given === 'object') return giveUp(given.giveUp, given.error);
+    const expired = current === undefined || clock.now() >= current.svid.expiresAt;
+    if (given === 'reattest' || expired || current.reattestable) await attest(signal);
+    else await renew(current, signal);
+  };
+
+  const orderFor = (error: SpiffeError): Order | undefined => {
+    switch (permissionDeniedReason(error)) {
+      case 'AGENT_BANNED':
+        return { giveUp: 'banned', error };
+      case 'AGENT_EXPIRED':
+      case 'AGENT_NOT_ATTESTED':
+      case 'AGENT_NOT_ACTIVE':
+      case 'AGENT_MUST_REATTEST':
+        return mayReattest() ? 'reattest' : { giveUp: 'must-rejoin', error };
+      default:
+        return undefined;
+    }
+  };
+
+  const mayReattest = (): boolean => options.repeatable && (identity.value?.reattestable ?? true);
+
+  const command = (next: Order): void => {
+    // Nothing takes back a ban.
+    if (typeof order === 'object') return;
+    order = next;
+    alarm.ring();
+  };
+
+  return {
+    identity,
+    bundle,
+    learnBundle,
+    confirmUse() {
+      if (used || identity.value === undefined) return;
+      used = true;
+      const { svid, reattestable } = identity.value;
+      store({ svid, reattestable, previous: undefined }).catch((error: unknown) => onEvent({ what: 'failed', error: asSpiffeError(error) }));
+    },
+    refused(error) {
+      const next = orderFor(error);
+      if (next === undefined) return;
+      const current = identity.value;
+      if (current !== undefined && permissionDeniedReason(error) === 'AGENT_NOT_ACTIVE' && !used) {
+        revert(current).then(
+          (reverted) => (reverted ? undefined : command(next)),
+          (failure: unknown) => onEvent({ what: 'failed', error: asSpiffeError(failure) }),
+        );
+        return;
+      }
+      command(next);
+    },
+    renewNow: () => command('renew'),
+    banned: (error) => command({ giveUp: 'banned', error }),
+    evicted: (error) => command(mayReattest() ? 'reattest' : { giveUp: 'must-rejoin', error }),
+
+    async start(signal) {
+      const stored = await files.readState();
+      const known = await files.readBundle();
+      if (known !== undefined) bundle.set(known);
+      if (stored !== undefined && known !== undefined && clock.now() < stored.svid.expiresAt) {
+        previous = stored.previous;
+        used = previous === undefined;
+        const taken = take(stored.svid, stored.reattestable);
+        onEvent({ what: 'resumed', identity: taken });
+        return taken;
+      }
+      for (let failures = 1; ; failures += 1) {
+        try {
+          return await attest(signal);
+        } catch (caught) {
+          if (signal.aborted) throw abortReason(signal);
+          const error = asSpiffeError(caught);
+          // What is refused, or wrong on this side, does not become right by asking again.
+          if (error.kind !== 'unavailable' && error.kind !== 'limited' && error.kind !== 'internal') {
+            const reason = permissionDeniedReason(error) === 'AGENT_BANNED' || error.reason === 'agent.banned' ? 'banned' : 'must-rejoin';
+            onEvent({ what: 'given-up', reason, error });
+            throw gaveUp(reason, error);
+          }
+          onEvent({ what: 'failed', error });
+          await clock.sleep(backoffMs(failures, random(), firstRetry), signal);
+        }
+      }
+    },
+
+    async run(signal) {
+      let failures = 0;
+      for (;;) {
+        const current = identity.value;
+        if (order === undefined && failures === 0) await alarm.until(current?.renewAt ?? clock.now(), signal);
+        const due = identity.value === undefined || clock.now() >= identity.value.renewAt;
+        const next: Order | undefined = order ?? (due ? 'renew' : undefined);
+        order = undefined;
+        if (next === undefined) {
+          failures = 0;
+          continue;
+        }
+        try {
+          await obey(next, identity.value, signal);
+          failures = 0;
+        } catch (caught) {
+          if (signal.aborted) throw abortReason(signal);
+          if (isSpiffeError(caught, 'denied') && caught.reason.startsWith('identity.')) throw caught;
+          const error = asSpiffeError(caught);
+          onEvent({ what: 'failed', error });
+          failures += 1;
+          // A refusal that says what is the matter is followed; without one the same is tried again.
+          order ??= orderFor(error) ?? (next === 'reattest' ? next : undefined);
+          await alarm.after(backoffMs(failures, random(), retry), signal);
+        }
+      }
+    },
+  };
+}
+
+function gaveUp(reason: GiveUpReason, cause: SpiffeError): SpiffeError {
+  return reason === 'banned'
+    ? new SpiffeError('denied', 'identity.banned', 'the server has banned this agent', { cause })
+    : new SpiffeError('denied', 'identity.must-rejoin', `this agent must join anew: ${cause.message}`, { cause });
+}
+
+function asSpiffeError(error: unknown): SpiffeError {
+  if (error instanceof SpiffeError) return error;
+  return new SpiffeError('internal', 'identity.failed', 'an unexpected failure of the agent itself', { cause: error });
+}

@@ -1,0 +1,100 @@
+/**
+ * From what a signer sent to what may be held: the credential must be for this entry and this key, and obey the rules of
+ * its kind. Who vouches for the signer is the connection's business.
+ */
+import { createPublicKey, generateKeyPair, type KeyObject } from 'node:crypto';
+import { promisify } from 'node:util';
+import type { RegistrationEntry } from '../../spiffe/entry.ts';
+import { SpiffeError } from '../../spiffe/errors.ts';
+import { parseJwtSvid } from '../../spiffe/jwt-svid.ts';
+import { renewAt } from '../../spiffe/rotation.ts';
+import { parseCertificate } from '../../spiffe/x509/certificate.ts';
+import { sameBytes } from '../../spiffe/x509/names.ts';
+import { checkLeaf } from '../../spiffe/x509-svid.ts';
+import type { HeldJwtSvid, HeldX509Svid } from './held.ts';
+import type { JwtRequest, JwtSigned, KeyPair } from './signer.ts';
+
+const generate = promisify(generateKeyPair);
+
+/** A new P-256 pair, made off the main thread. */
+export async function generateKeys(): Promise<KeyPair> {
+  const { publicKey, privateKey } = await generate('ec', { namedCurve: 'P-256' });
+  return { publicKey: publicKey.export({ type: 'spki', format: 'der' }), privateKey };
+}
+
+export function keyPairOf(privateKey: KeyObject): KeyPair {
+  return { publicKey: createPublicKey(privateKey).export({ type: 'spki', format: 'der' }), privateKey };
+}
+
+/**
+ * @param jitter in [0, 1), drawn once for this SVID
+ * @throws invalid `svid.received.id|key|chain-empty`, and what reading a leaf throws
+ */
+export function receiveX509(
+  entry: Pick<RegistrationEntry, 'id' | 'spiffeId' | 'revisionNumber'>,
+  chain: readonly Uint8Array[],
+  keys: KeyPair,
+  jitter: number,
+): HeldX509Svid {
+  const [first] = chain;
+  if (first === undefined) throw new SpiffeError('invalid', 'svid.received.chain-empty', 'the signed chain is empty');
+  const leaf = parseCertificate(first);
+  const spiffeId = checkLeaf(leaf);
+  if (spiffeId !== entry.spiffeId) {
+    throw new SpiffeError('invalid', 'svid.received.id', 'the signed SVID has another name than the entry', {
+      detail: { entry: entry.id },
+    });
+  }
+  if (!sameBytes(leaf.spki, keys.publicKey)) {
+    throw new SpiffeError('invalid', 'svid.received.key', 'the signed SVID is for another key', { detail: { entry: entry.id } });
+  }
+  const { notBeforeAt, notAfterAt: expiresAt } = leaf;
+  return Object.freeze({
+    entryId: entry.id,
+    spiffeId,
+    chain: Object.freeze([...chain]),
+    key: keys.privateKey,
+    serial: leaf.serial.hex,
+    authorityId: Buffer.from(leaf.authorityKeyId ?? []).toString('hex'),
+    notBeforeAt,
+    expiresAt,
+    renewAt: renewAt(notBeforeAt, expiresAt, jitter),
+    entryRevision: entry.revisionNumber,
+  });
+}
+
+/**
+ * @param jitter in [0, 1), drawn once for this SVID
+ * @throws invalid `svid.received.id|audience`, and as `parseJwtSvid`
+ */
+export function receiveJwt(request: Omit<JwtRequest, 'process'>, signed: JwtSigned, jitter: number): HeldJwtSvid {
+  const { entry } = request;
+  const svid = parseJwtSvid(signed.token);
+  if (svid.spiffeId !== entry.spiffeId) {
+    throw new SpiffeError('invalid', 'svid.received.id', 'the signed SVID has another name than the entry', {
+      detail: { entry: entry.id },
+    });
+  }
+  if (!request.audience.every((name) => svid.audience.includes(name))) {
+    throw new SpiffeError('invalid', 'svid.received.audience', 'the signed token lacks an audience that was asked for');
+  }
+  const issuedAt = svid.issuedAt ?? signed.issuedAt;
+  const { expiresAt } = svid;
+  return Object.freeze({
+    entryId: entry.id,
+    entryRevision: entry.revisionNumber,
+    spiffeId: svid.spiffeId,
+    audience: request.audience,
+    token: svid.token,
+    keyId: keyIdOf(svid.token),
+    issuedAt,
+    expiresAt,
+    renewAt: renewAt(issuedAt, expiresAt, jitter),
+  });
+}
+
+/** Of a token that was parsed before. */
+function keyIdOf(token: string): string {
+  const header: unknown = JSON.parse(Buffer.from(token.slice(0, token.indexOf('.')), 'base64url').toString('utf8'));
+  return typeof header === 'object' && header !== null && 'kid' in header && typeof header.kid === 'string' ? header.kid : '';
+}

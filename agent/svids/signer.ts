@@ -1,0 +1,72 @@
+/**
+ * The seam to whoever signs: public keys and entries in, chains and tokens out, one outcome per request. Which service of
+ * the server is asked is `messages.ts`; when and how often is `renew.ts` and `tokens.ts`.
+ */
+import type { KeyObject } from 'node:crypto';
+import type { RegistrationEntry } from '../../spiffe/entry.ts';
+import { isSpiffeError, type SpiffeError } from '../../spiffe/errors.ts';
+import type { WorkloadProcess } from '../process.ts';
+
+export interface KeyPair {
+  /** SubjectPublicKeyInfo, DER. */
+  readonly publicKey: Uint8Array;
+  readonly privateKey: KeyObject;
+}
+
+export interface X509Request {
+  readonly entry: RegistrationEntry;
+  readonly keys: KeyPair;
+  /** On whose behalf, when there is somebody. */
+  readonly process: WorkloadProcess | undefined;
+}
+
+export type X509Outcome =
+  /** DER, leaf first. */
+  { readonly chain: readonly Uint8Array[] } | { readonly refused: SpiffeError };
+
+export interface JwtRequest {
+  readonly entry: RegistrationEntry;
+  /** Sorted, without repeats, not empty. */
+  readonly audience: readonly string[];
+  readonly process: WorkloadProcess | undefined;
+}
+
+export interface JwtSigned {
+  readonly token: string;
+  readonly issuedAt: number;
+  readonly expiresAt: number;
+}
+
+export interface Signer {
+  /** More than this many requests are not to be put into one call. */
+  readonly largestBatch: number;
+  /**
+   * One outcome per request, in order.
+   * @throws what the call failed with as a whole; `unsupported` when the server does not have the service
+   */
+  signX509(requests: readonly X509Request[], signal: AbortSignal): Promise<readonly X509Outcome[]>;
+  /** @throws the refusal, or what the call failed with */
+  signJwt(request: JwtRequest, signal: AbortSignal): Promise<JwtSigned>;
+}
+
+/** Asks the first signer, and from the moment it turns out that the server does not have its service, the second. */
+export function firstSupported(first: Signer, second: Signer): Signer {
+  let chosen = first;
+  const run = async <T>(ask: (signer: Signer) => Promise<T>): Promise<T> => {
+    const asked = chosen;
+    try {
+      return await ask(asked);
+    } catch (error) {
+      if (asked !== first || !isSpiffeError(error, 'unsupported')) throw error;
+      chosen = second;
+      return ask(second);
+    }
+  };
+  return {
+    get largestBatch() {
+      return Math.min(chosen.largestBatch, second.largestBatch);
+    },
+    signX509: (requests, signal) => run((signer) => signer.signX509(requests, signal)),
+    signJwt: (request, signal) => run((signer) => signer.signJwt(request, signal)),
+  };
+}
