@@ -5,7 +5,7 @@
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { trustDomainFromText, type TrustDomain } from '../../spiffe/id.ts';
 import { composeSelector, selectorType, selectorValue, type Selector } from '../../spiffe/selector.ts';
-import type { FederatesWithMatch__Output } from '../gen/spire/api/types/FederatesWithMatch.ts';
+import type { FederatesWithMatch, FederatesWithMatch__Output } from '../gen/spire/api/types/FederatesWithMatch.ts';
 import type { Selector as SelectorMessage, Selector__Output } from '../gen/spire/api/types/Selector.ts';
 import type { SelectorMatch, SelectorMatch__Output } from '../gen/spire/api/types/SelectorMatch.ts';
 import { namedValue } from './scalar.ts';
@@ -63,4 +63,8 @@ export function federatesWithMatchFromMessage(message: FederatesWithMatch__Outpu
     members: new Set(message.trust_domains.map(trustDomainFromText)),
     behavior: namedValue(behaviors, message.match, 'match'),
   });
+}
+
+export function federatesWithMatchToMessage(match: SetMatch<TrustDomain>): FederatesWithMatch {
+  return { trust_domains: [...match.members], match: behaviorNames[match.behavior] };
 }
