@@ -15,7 +15,7 @@ import type { Clock } from '../../runtime/clock.ts';
 import { createRpcClient } from '../../runtime/rpc/call.ts';
 import type { RpcClient } from '../../runtime/rpc/call.ts';
 import { rpcService } from '../../runtime/rpc/handlers.ts';
-import type { RpcService, ServiceHandlers } from '../../runtime/rpc/handlers.ts';
+import type { CallContext, RpcService, ServiceHandlers } from '../../runtime/rpc/handlers.ts';
 import { createRpcServer } from '../../runtime/rpc/serve.ts';
 import type { RpcServer, RpcServerOptions } from '../../runtime/rpc/serve.ts';
 
@@ -44,7 +44,7 @@ export type EchoHandlers = ServiceHandlers<EchoDefinition, EchoPeer>;
 
 /** Says what it is told, and who told it. */
 export const plainEcho: EchoHandlers = {
-  Say: (request: EchoText, call) => Promise.resolve({ value: `${call.connection.number}:${request.value}` }),
+  Say: (request: EchoText, call: CallContext<EchoPeer>) => Promise.resolve({ value: `${call.connection.number}:${request.value}` }),
   async *Count(request: EchoText) {
     for (let count = 1; count <= request.count; count += 1) yield await Promise.resolve({ value: request.value, count });
   },

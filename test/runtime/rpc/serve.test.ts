@@ -118,7 +118,7 @@ describe('order of a call', () => {
     await using world = await startEcho({
       access: async (call) => {
         await systemClock.sleep(5);
-        order.push(`access ${call.method} ${call.metadata.get('token')[0] ?? 'none'}`);
+        order.push(`access ${call.method} ${String(call.metadata.get('token')[0])}`);
         if (call.metadata.get('token')[0] !== 'good') throw new SpiffeError('denied', 'access.denied', 'no');
       },
       observe: (end) => order.push(`end ${end.code} ${end.reason}`),
