@@ -2,6 +2,7 @@
  * Who calls: what a connection proves, and what that is worth for one call at this moment. Rights that come from
  * entries and agent records are looked up anew on every call, because both can be taken back while a connection lives.
  */
+import type { PermissionDeniedReason } from '../../runtime/rpc/details.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import type { SpiffeId } from '../../spiffe/id.ts';
 import type { AgentRecord, Scope } from '../store/store.ts';
@@ -74,8 +75,38 @@ async function admitIdentity(
   if (row.who.includes('admin') && standing.isAdmin(identity.id)) return { ...caller, role: 'admin' };
   if (row.who.includes('downstream') && standing.isDownstream(identity.id)) return { ...caller, role: 'downstream' };
   if (!row.who.includes('agent')) throw refused(caller.call);
-  const agent = await standing.authorizeAgent(identity);
-  return { ...caller, role: 'agent', agent };
+  try {
+    return { ...caller, role: 'agent', agent: await standing.authorizeAgent(identity) };
+  } catch (error) {
+    throw agentRefused(error, caller.call);
+  }
+}
+
+/** What an agent is told beside the sentence that everybody gets; its programs act on this alone. */
+export const agentRefusals: Readonly<Record<string, PermissionDeniedReason>> = {
+  'access.agent-expired': 'AGENT_EXPIRED',
+  'access.agent-not-attested': 'AGENT_NOT_ATTESTED',
+  'access.agent-not-active': 'AGENT_NOT_ACTIVE',
+  'access.agent-banned': 'AGENT_BANNED',
+  'agent.must-reattest': 'AGENT_MUST_REATTEST',
+};
+
+/** The words are the same for all, the reason is not: it decides whether the agent attests anew or stops. */
+function agentRefused(error: unknown, method: string): unknown {
+  if (!(error instanceof SpiffeError) || error.kind !== 'denied') return error;
+  const message = `authorization denied for method ${method}`;
+  switch (error.reason) {
+    case 'agent.expired':
+      return new SpiffeError('denied', 'access.agent-expired', message, { cause: error });
+    case 'agent.not-attested':
+      return new SpiffeError('denied', 'access.agent-not-attested', message, { cause: error });
+    case 'agent.not-active':
+      return new SpiffeError('denied', 'access.agent-not-active', message, { cause: error });
+    case 'agent.banned':
+      return new SpiffeError('denied', 'access.agent-banned', message, { cause: error });
+    default:
+      return refused(method);
+  }
 }
 
 /** The actor of audit events. */
