@@ -183,7 +183,8 @@ export function x509AuthorityExpiresAt(authority: X509Authority): number {
 }
 
 /**
- * A trust anchor as whoever made it wrote it: one certificate, whatever names and extensions it has.
+ * A trust anchor as whoever made it wrote it: one certificate, whatever names and extensions it has. Read leniently on
+ * purpose: one that our strict reader refuses vouches for nobody, but must not cost a foreign bundle its other ones.
  * @throws invalid `bundle.x509-authority.malformed`
  */
 export function parseAuthorityCertificate(der: Uint8Array): X509Certificate {

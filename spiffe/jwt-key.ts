@@ -51,8 +51,9 @@ export function readJwtKey(spki: Uint8Array): KeyObject {
     throw new SpiffeError('invalid', 'jwt-key.malformed', 'public key cannot be read', { cause });
   }
   checkJwtKey(key);
-  // Compressed points, explicit curves, bytes behind the end.
-  if (Buffer.compare(key.export({ format: 'der', type: 'spki' }), spki) !== 0) {
+  // Compressed points, explicit curves, bytes behind the end: written anew from the key's numbers, they look different.
+  const plain = createPublicKey({ key: key.export({ format: 'jwk' }), format: 'jwk' });
+  if (Buffer.compare(plain.export({ format: 'der', type: 'spki' }), spki) !== 0) {
     throw new SpiffeError('invalid', 'jwt-key.malformed', 'public key is not in its canonical encoding');
   }
   return key;
