@@ -1,0 +1,33 @@
+/**
+ * Help texts, made from the table of commands.
+ */
+import type { Command } from './command.ts';
+import type { FlagSpec } from './flags.ts';
+
+/** All commands, or those whose name starts with the words. */
+export function programHelp(commands: readonly Command[], words: readonly string[]): string {
+  const prefix = words.join(' ');
+  const shown = commands.filter(({ name }) => name === prefix || name.startsWith(`${prefix} `));
+  const list = shown.length === 0 ? commands : shown;
+  const width = Math.max(...list.map(({ name }) => name.length));
+  const lines = list.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}`);
+  return `Usage: steeple COMMAND [flags]\n\n${lines.join('\n')}\n\nsteeple COMMAND --help tells more. SPIRE's spellings of flags work too.\n`;
+}
+
+export function commandHelp({ name, summary, usage, flags, positionals = [] }: Command): string {
+  const arguments_ = positionals.map((word) => ` [${word}]`).join('');
+  const forms = (usage ?? [`[flags]${arguments_}`]).map((form) => `steeple ${name} ${form}`);
+  const names = Object.entries(flags).map(([flag, spec]) => [`--${flag}${valueText(spec)}`, spec] as const);
+  const width = Math.max(0, ...names.map(([text]) => text.length));
+  const lines = names.map(([text, spec]) => {
+    const choices = spec.choices === undefined ? '' : ` (${spec.choices.join(', ')})`;
+    return `  ${text.padEnd(width)}  ${spec.summary}${choices}`;
+  });
+  const list = lines.length === 0 ? '' : `\n${lines.join('\n')}\n`;
+  return `Usage: ${forms.join('\n       ')}\n\n${summary}\n${list}`;
+}
+
+function valueText(spec: FlagSpec): string {
+  if (spec.type === 'switch') return '';
+  return ` ${spec.value ?? 'VALUE'}`;
+}
