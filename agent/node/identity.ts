@@ -2,14 +2,16 @@
  * The agent's own SVID: taken up from disk or attested for, renewed at half life, kept to its last second, given up when
  * the server says so. What it is used for is not known here.
  */
-import type { Bundle } from '../../spiffe/bundle.ts';
+import { bundleEquals, type Bundle } from '../../spiffe/bundle.ts';
 import { isSpiffeError, SpiffeError } from '../../spiffe/errors.ts';
 import { renewAt } from '../../spiffe/rotation.ts';
+import type { TrustDomain } from '../../spiffe/id.ts';
 import type { X509Svid } from '../../spiffe/x509-svid.ts';
 import { abortReason } from '../../runtime/abort.ts';
 import { backoffMs, type BackoffPolicy } from '../../runtime/backoff.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { permissionDeniedReason } from '../../runtime/rpc/status.ts';
+import type { TlsIdentity } from '../../runtime/tls.ts';
 import { createWatch, type Watch } from '../../runtime/watch.ts';
 import { createAlarm } from '../alarm.ts';
 import type { AnonymousTrust, NodeAdmission } from './attest.ts';
@@ -28,6 +30,7 @@ export type GiveUpReason = 'banned' | 'must-rejoin';
 export interface IdentityOptions {
   readonly clock: Clock;
   readonly random: () => number;
+  readonly trustDomain: TrustDomain;
   readonly files: NodeStateFiles;
   /** Whether the evidence can be shown more than once. */
   readonly repeatable: boolean;
@@ -49,10 +52,12 @@ export interface IdentityOwner {
   readonly identity: Watch<AgentIdentity | undefined>;
   /** What the agent trusts the server by; follows the bundle that synchronisation brings. */
   readonly bundle: Watch<Bundle | undefined>;
+  /** Both, as connections to the server present and believe them. */
+  readonly tls: Watch<TlsIdentity>;
   /** @throws unavailable `files.*` when it cannot be kept */
   learnBundle(bundle: Bundle): Promise<void>;
-  /** The server answered a call that presented the current SVID: the one before can go. */
-  confirmUse(): void;
+  /** The server answered a call that presented this SVID: if it is the current one, the one before can go. */
+  confirmUse(svid: X509Svid | undefined): void;
   /** A call was refused: decides whether the SVID is to be renewed, replaced or given up. */
   refused(error: SpiffeError): void;
   /** Renew or re-attest now. */
@@ -74,14 +79,21 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
   const { clock, random, files, onEvent } = options;
   const identity = createWatch<AgentIdentity | undefined>(undefined);
   const bundle = createWatch<Bundle | undefined>(undefined);
+  const tls = createWatch<TlsIdentity>({ svid: undefined, bundles: new Map() });
   const alarm = createAlarm(clock);
   let previous: X509Svid | undefined;
   let order: Order | undefined;
   let used = true;
 
+  const set = (newest: AgentIdentity | undefined, trusted: Bundle | undefined): void => {
+    tls.set({ svid: newest?.svid, bundles: new Map(trusted === undefined ? [] : [[options.trustDomain, trusted]]) });
+    bundle.set(trusted);
+    identity.set(newest);
+  };
+
   const take = (svid: X509Svid, reattestable: boolean): AgentIdentity => {
     const taken = Object.freeze({ svid, reattestable, renewAt: renewAt(svid.notBeforeAt, svid.expiresAt, random()) });
-    identity.set(taken);
+    set(taken, bundle.value);
     return taken;
   };
 
@@ -92,8 +104,9 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
 
   const learnBundle = async (learned: Bundle): Promise<void> => {
     if (bundle.value === learned || learned.x509Authorities.length === 0) return;
-    bundle.set(learned);
-    await files.writeBundle(learned);
+    const known = bundle.value;
+    set(identity.value, learned);
+    if (known === undefined || !bundleEquals(known, learned)) await files.writeBundle(learned);
   };
 
   const attest = async (signal: AbortSignal): Promise<AgentIdentity> => {
@@ -127,7 +140,7 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
 
   const giveUp = async (reason: GiveUpReason, error: SpiffeError): Promise<never> => {
     await files.forgetState();
-    identity.set(undefined);
+    set(undefined, bundle.value);
     onEvent({ what: 'given-up', reason, error });
     throw gaveUp(reason, error);
   };
@@ -165,12 +178,13 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
   return {
     identity,
     bundle,
+    tls,
     learnBundle,
-    confirmUse() {
-      if (used || identity.value === undefined) return;
+    confirmUse(svid) {
+      if (used || identity.value === undefined || svid !== identity.value.svid) return;
       used = true;
-      const { svid, reattestable } = identity.value;
-      store({ svid, reattestable, previous: undefined }).catch((error: unknown) => onEvent({ what: 'failed', error: asSpiffeError(error) }));
+      const { reattestable } = identity.value;
+      store({ svid: identity.value.svid, reattestable, previous: undefined }).catch((error: unknown) => onEvent({ what: 'failed', error: asSpiffeError(error) }));
     },
     refused(error) {
       const next = orderFor(error);
@@ -192,7 +206,7 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
     async start(signal) {
       const stored = await files.readState();
       const known = await files.readBundle();
-      if (known !== undefined) bundle.set(known);
+      if (known !== undefined) set(undefined, known);
       if (stored !== undefined && known !== undefined && clock.now() < stored.svid.expiresAt) {
         previous = stored.previous;
         used = previous === undefined;

@@ -69,6 +69,8 @@ export interface Follower {
   /** Monotonic instant of the newest sign of life, if any. */
   readonly heardAt: number | undefined;
   readonly connected: boolean;
+  /** Opens the stream anew, over a connection of the moment: the agent has another SVID. */
+  reopen(): void;
   /** Returns, with the refusal, only when the server does not have the service; ends otherwise with the signal's reason. */
   run(signal: AbortSignal): Promise<SpiffeError>;
 }
@@ -77,6 +79,7 @@ export interface Follower {
 export const silenceMs = 75_000;
 /** A workload that reads nothing is cut by then, so this long and no longer it holds a confirmation back. */
 const deliveryMs = 60_000;
+const reopened = new Error('the stream is opened anew');
 const retry: BackoffPolicy = { firstMs: 500, factor: 1.7, longestMs: 15_000, jitter: 0.5 };
 
 export function createFollower(options: FollowOptions): Follower {
@@ -84,6 +87,7 @@ export function createFollower(options: FollowOptions): Follower {
   let heardAt: number | undefined;
   let connected = false;
   let startOver = false;
+  let endStream: (() => void) | undefined;
 
   const apply = (step: Extract<FollowStep, { what: 'changes' }>): void => {
     checkOrder(step.position);
@@ -181,10 +185,12 @@ export function createFollower(options: FollowOptions): Follower {
       }
     };
     try {
+      endStream = () => stop.abort(reopened);
       const position = startOver ? undefined : holdings.value.position;
       const stream = options.open({ minVersion: 1, maxVersion, position }, stop.signal);
       return await (Promise.race([read(stream, due, heard), confirmations(stream, due, stop.signal), watchSilence()]) as Promise<never>);
     } finally {
+      endStream = undefined;
       connected = false;
       stop.abort(new Error('this stream is over'));
       stop.unlink();
@@ -198,6 +204,9 @@ export function createFollower(options: FollowOptions): Follower {
     get connected() {
       return connected;
     },
+    reopen() {
+      endStream?.();
+    },
     async run(signal) {
       let failures = 0;
       for (;;) {
@@ -206,6 +215,7 @@ export function createFollower(options: FollowOptions): Follower {
           await followOnce(signal);
         } catch (caught) {
           if (signal.aborted) throw abortReason(signal);
+          if (caught === reopened) continue;
           const error = asSpiffeError(caught);
           if (isSpiffeError(error, 'unsupported')) return error;
           // A stream that lived a while ended because connections end; the next one is opened without delay.
