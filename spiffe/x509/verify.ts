@@ -23,13 +23,16 @@ export interface VerifyRequest {
   readonly usage?: Usage;
 }
 
-export interface VerifiedPeer {
-  readonly spiffeId: SpiffeId;
+export interface VerifiedPath {
   readonly leaf: Certificate;
   /** The authority the path ends in: one of those given. */
   readonly authority: Certificate;
   /** From the leaf to the authority, both included. */
   readonly path: readonly Certificate[];
+}
+
+export interface VerifiedPeer extends VerifiedPath {
+  readonly spiffeId: SpiffeId;
 }
 
 /** An honest chain needs one signature check a certificate; a crafted one gets no more than this. */
@@ -74,6 +77,15 @@ export function verifyPeer(
   return verifyLeaf(leaf, spiffeId, { chain, authorities, at, ...(usage === undefined ? {} : { usage }) });
 }
 
+/**
+ * As `verifyX509Svid` for a certificate that is no SVID and has no SPIFFE ID: what it says of its holder is the caller's
+ * to judge.
+ * @throws as `verifyX509Svid`, but for `checkLeaf`
+ */
+export function verifyCertificate(request: VerifyRequest): VerifiedPath {
+  return findPath(readLeaf(request.chain), request);
+}
+
 function readLeaf(chain: readonly Uint8Array[]): Certificate {
   const [leaf] = chain;
   if (leaf === undefined) throw new SpiffeError('invalid', 'x509.path.empty-chain', 'there is no certificate');
@@ -82,6 +94,10 @@ function readLeaf(chain: readonly Uint8Array[]): Certificate {
 }
 
 function verifyLeaf(leaf: Certificate, spiffeId: SpiffeId, request: VerifyRequest): VerifiedPeer {
+  return Object.freeze({ spiffeId, ...findPath(leaf, request) });
+}
+
+function findPath(leaf: Certificate, request: VerifyRequest): VerifiedPath {
   const { at, usage } = request;
   if (request.authorities.length === 0) {
     throw new SpiffeError('unauthenticated', 'x509.path.no-authorities', 'the bundle holds no X.509 authority');
@@ -105,7 +121,7 @@ function verifyLeaf(leaf: Certificate, spiffeId: SpiffeId, request: VerifyReques
     );
   }
   const authority = path.at(-1) ?? leaf;
-  return Object.freeze({ spiffeId, leaf, authority, path });
+  return Object.freeze({ leaf, authority, path });
 }
 
 interface Known {
