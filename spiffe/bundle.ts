@@ -3,6 +3,7 @@
  * steps from one to the next; the document they travel in is `bundle-document.ts`, and bundles of different trust
  * domains never mix here [Federation 4.2].
  */
+import type { KeyObject } from 'node:crypto';
 import { X509Certificate } from 'node:crypto';
 
 import { SpiffeError } from './errors.ts';
@@ -189,13 +190,17 @@ export function x509AuthorityExpiresAt(authority: X509Authority): number {
  */
 export function parseAuthorityCertificate(der: Uint8Array): X509Certificate {
   let certificate: X509Certificate;
+  let key: KeyObject;
   try {
     certificate = new X509Certificate(der);
+    // Decoded when asked for only; a certificate without a readable key can vouch for nothing.
+    key = certificate.publicKey;
   } catch (cause) {
     throw malformed(cause);
   }
   // The reader takes PEM as well, and does not mind what follows.
-  if (!bytesEqual(certificate.raw, der) || Number.isNaN(Date.parse(certificate.validTo))) throw malformed();
+  const isWhole = bytesEqual(certificate.raw, der) && key.type === 'public';
+  if (!isWhole || Number.isNaN(Date.parse(certificate.validTo))) throw malformed();
   return certificate;
 }
 

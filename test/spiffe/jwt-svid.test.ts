@@ -178,7 +178,7 @@ describe('validateJwtSvid', () => {
 
   it('refuses any change of any character', () => {
     fc.assert(
-      fc.property(fc.nat(token.length - 1), fc.constantFrom(...'ABab09-_.=+/ \n'), (at, character) => {
+      fc.property(fc.nat(token.length - 1), fc.constantFrom('A', 'B', 'a', 'b', '0', '9', '-', '_', '.', '=', '+', '/', ' ', '\n'), (at, character) => {
         fc.pre(token[at] !== character);
         const changed = token.slice(0, at) + character + token.slice(at + 1);
         expect(refusal(() => validateJwtSvid(changed, expected))).not.toBe('accepted');

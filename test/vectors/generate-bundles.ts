@@ -40,6 +40,9 @@ function seen(x509Count: number, jwtCount: number, sequence = '0', hint = 0): st
 export function bundleCases(): readonly BundleCase[] {
   const good = [x509('p256'), jwt('p256')];
   const cert = Buffer.from(authorities.p256.certificate ?? '', 'base64');
+  const brokenKey = Buffer.from(cert);
+  // The byte that says how the point is written.
+  brokenKey[cert.indexOf(Buffer.from(authorities.p256.publicKey, 'base64').subarray(-65))] = 5;
   const pem = `-----BEGIN CERTIFICATE-----\n${cert.toString('base64')}\n-----END CERTIFICATE-----\n`;
   const rows: readonly (readonly [name: string, document: string, verdict: string])[] = [
     ['BUNDLE-01 one of each', set(good), seen(1, 1)],
@@ -97,6 +100,7 @@ export function bundleCases(): readonly BundleCase[] {
     ['X509-31 x5c of two certificates in one', set([x509('p256', { x5c: [Buffer.concat([cert, cert]).toString('base64')] })]), 'invalid bundle.x509-authority.malformed'],
     ['X509-31 x5c with a byte behind', set([x509('p256', { x5c: [Buffer.concat([cert, Buffer.of(0)]).toString('base64')] })]), 'invalid bundle.x509-authority.malformed'],
     ['X509-31 x5c cut', set([x509('p256', { x5c: [cert.subarray(0, 200).toString('base64')] })]), 'invalid bundle.x509-authority.malformed'],
+    ['X509-31 x5c whose key is no point', set([x509('p256', { x5c: [brokenKey.toString('base64')] })]), 'invalid bundle.x509-authority.malformed'],
     ['X509-35 two values, only the first counts', set([x509('p256', { x5c: [authorities.p256.certificate, 'junk'] })]), seen(1, 0)],
     ['X509-33 the key of another certificate', set([x509('p256', { x5c: [authorities['p256-other'].certificate] })]), 'invalid bundle-document.key-mismatch'],
     ['X509-33 without key members', set([{ kty: 'EC', use: 'x509-svid', x5c: [authorities.p256.certificate] }]), 'invalid bundle-document.key-mismatch'],
