@@ -31,7 +31,7 @@ export type PeerCheck = (chain: readonly Uint8Array[]) => Pick<VerifiedPeer, 'sp
 export type TlsVersion = Extract<SecureVersion, 'TLSv1.2' | 'TLSv1.3'>;
 
 const handshakeMs = 5_000;
-const alpn = 'h2';
+const grpcProtocols: readonly string[] = ['h2'];
 const maxPeerCertificates = 32;
 // Of TLS 1.2 only what has forward secrecy and authenticated encryption.
 const ciphers = [
@@ -76,6 +76,8 @@ export interface TlsServerOptions {
   readonly identity: Watch<TlsIdentity>;
   readonly clock: Clock;
   readonly minVersion?: TlsVersion;
+  /** Protocols to agree on one of, `h2` unless given; with none there is nothing to agree on. */
+  readonly protocols?: readonly string[];
   /** A connection whose handshake is over. `peer` is verified, or undefined when no certificate was sent. Owns the socket. */
   readonly accept: (socket: TLSSocket, peer: VerifiedPeer | undefined) => void;
   /** A connection that was not accepted, and why. The socket is destroyed. */
@@ -93,11 +95,12 @@ export interface TlsServer {
 export function createTlsServer(options: TlsServerOptions): TlsServer {
   const check = checkAgainstBundles(options.identity, options.clock, 'client');
   const minVersion = options.minVersion ?? 'TLSv1.3';
+  const protocols = options.protocols ?? grpcProtocols;
   const server = createServer({
     ...secureContextOptions(options.identity.value.svid, minVersion),
     requestCert: true,
     rejectUnauthorized: false,
-    ALPNProtocols: [alpn],
+    ...(protocols.length > 0 && { ALPNProtocols: [...protocols] }),
     handshakeTimeout: handshakeMs,
   });
   const refuse = (socket: TLSSocket, error: unknown): void => {
@@ -109,7 +112,7 @@ export function createTlsServer(options: TlsServerOptions): TlsServer {
     socket.on('error', () => undefined);
     let peer: VerifiedPeer | undefined;
     try {
-      requireAlpn(socket);
+      requireProtocol(socket, protocols);
       const chain = peerChain(socket);
       peer = chain.length === 0 ? undefined : check(chain);
     } catch (error) {
@@ -134,6 +137,8 @@ export interface TlsClientOptions {
   readonly clock: Clock;
   readonly check: PeerCheck;
   readonly minVersion?: TlsVersion;
+  /** As of the server. */
+  readonly protocols?: readonly string[];
   /** Host name for SNI; nothing is checked against it. Left out of the handshake when it is an address. */
   readonly serverName?: string;
 }
@@ -152,6 +157,7 @@ export interface TlsClient {
 
 export function createTlsClient(options: TlsClientOptions): TlsClient {
   const minVersion = options.minVersion ?? 'TLSv1.3';
+  const protocols = options.protocols ?? grpcProtocols;
   let prepared: { readonly svid: X509Svid | undefined; readonly context: SecureContext } | undefined;
   const context = (): SecureContext => {
     const { svid } = options.identity.value;
@@ -173,7 +179,7 @@ export function createTlsClient(options: TlsClientOptions): TlsClient {
         secureContext: context(),
         rejectUnauthorized: false,
         checkServerIdentity: () => undefined,
-        ALPNProtocols: [alpn],
+        ...(protocols.length > 0 && { ALPNProtocols: [...protocols] }),
         ...(serverName === '' || isIP(serverName) !== 0 ? {} : { servername: serverName }),
       });
       try {
@@ -186,7 +192,7 @@ export function createTlsClient(options: TlsClientOptions): TlsClient {
             () => undefined,
           );
         });
-        requireAlpn(secured);
+        requireProtocol(secured, protocols);
         options.check(peerChain(secured));
         return secured;
       } catch (error) {
@@ -220,8 +226,9 @@ function secureContextOptions(svid: X509Svid | undefined, minVersion: TlsVersion
   };
 }
 
-function requireAlpn(socket: TLSSocket): void {
-  if (socket.alpnProtocol !== alpn) throw new SpiffeError('invalid', 'tls.alpn', 'peer does not speak h2');
+function requireProtocol(socket: TLSSocket, protocols: readonly string[]): void {
+  if (protocols.length === 0 || protocols.includes(String(socket.alpnProtocol))) return;
+  throw new SpiffeError('invalid', 'tls.alpn', `peer does not speak ${protocols.join(' or ')}`);
 }
 
 /** What the peer sent, leaf first; empty when it sent nothing. */
