@@ -16,7 +16,9 @@ const trustDomain = 'example.org' as TrustDomain;
 export function corpus(): Uint8Array[] {
   const certificate = certificateOf(readAuthorities().p256);
   return [
-    ...bundleCases().map(({ document }) => Buffer.from(document)).filter((document) => document.length < 4000),
+    ...bundleCases()
+      .map(({ document }) => Buffer.from(document))
+      .filter((document) => document.length < 4000),
     Buffer.from(certificate),
     Buffer.from(formatPemCertificates([certificate, certificate])),
   ];
@@ -32,7 +34,10 @@ export function run(input: Uint8Array): void {
     if (appendAuthorities(bundle, bundle).changed) throw new Error('bundle lacks what it has');
   }
   const keys = expected(() => parseJwks(input));
-  if (keys !== undefined && formatJwks({ jwtAuthorities: parseJwks(formatJwks({ jwtAuthorities: keys })) }) !== formatJwks({ jwtAuthorities: keys })) {
+  if (
+    keys !== undefined &&
+    formatJwks({ jwtAuthorities: parseJwks(formatJwks({ jwtAuthorities: keys })) }) !== formatJwks({ jwtAuthorities: keys })
+  ) {
     throw new Error('key set does not come back as it was');
   }
   const blocks = expected(() => parsePemCertificates(Buffer.from(input).toString('latin1')));
@@ -41,7 +46,11 @@ export function run(input: Uint8Array): void {
   }
   const authority = expected(() => readX509Authority(input));
   if (authority !== undefined) {
-    expected(() => formatBundleDocument(appendAuthorities(emptyBundle(trustDomain), { x509Authorities: [authority], jwtAuthorities: [] }).bundle));
+    expected(() =>
+      formatBundleDocument(
+        appendAuthorities(emptyBundle(trustDomain), { x509Authorities: [authority], jwtAuthorities: [] }).bundle,
+      ),
+    );
   }
 }
 

@@ -13,8 +13,23 @@ export const name = 'selector';
 
 export function corpus(): Uint8Array[] {
   return [
-    'unix:uid:1000', 'unix:path:/usr/bin/a b', 'k8s:pod-label:app:web\nk8s:ns:prod', 'docker:label:a:b:c', ':', 'a:', ':b', '', 'a::', 'a:b\na:b',
-    'unix:sha256:0b5f', 'unix:path:/tmp/\0x', `unix:path:/${'x'.repeat(4095)}`, 'é:ü', 'web.example.org', '*.example.org', 'xn--ls8h.org',
+    'unix:uid:1000',
+    'unix:path:/usr/bin/a b',
+    'k8s:pod-label:app:web\nk8s:ns:prod',
+    'docker:label:a:b:c',
+    ':',
+    'a:',
+    ':b',
+    '',
+    'a::',
+    'a:b\na:b',
+    'unix:sha256:0b5f',
+    'unix:path:/tmp/\0x',
+    `unix:path:/${'x'.repeat(4095)}`,
+    'é:ü',
+    'web.example.org',
+    '*.example.org',
+    'xn--ls8h.org',
   ].map((text) => Buffer.from(text));
 }
 

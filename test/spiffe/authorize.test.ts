@@ -31,7 +31,10 @@ function row(id: string, parent: SpiffeId, own: SpiffeId, selectors: string[] = 
 }
 
 const set = (...texts: string[]): ReadonlySet<Selector> => new Set(texts as unknown as Selector[]);
-const childrenIn = (rows: readonly Row[]) => (parent: SpiffeId): readonly Row[] => rows.filter((r) => r.parentId === parent);
+const childrenIn =
+  (rows: readonly Row[]) =>
+  (parent: SpiffeId): readonly Row[] =>
+    rows.filter((r) => r.parentId === parent);
 const ids = (rows: Iterable<Row>): string[] => [...rows].map((r) => r.id).toSorted();
 
 describe('authorizedEntries', () => {
@@ -46,7 +49,10 @@ describe('authorizedEntries', () => {
       row('alias', server, spiffe('/rack-1')),
     ];
     expect(ids(authorizedEntries([agent, spiffe('/rack-1')], childrenIn(rows)))).toEqual([
-      'deeper', 'direct', 'nested', 'of-alias',
+      'deeper',
+      'direct',
+      'nested',
+      'of-alias',
     ]);
   });
 
@@ -69,7 +75,9 @@ describe('authorizedEntries', () => {
 
   it('ignores entries that lead out of the trust domain', () => {
     const evil = 'spiffe://example.org.evil/a' as SpiffeId;
-    expect(ids(authorizedEntries([agent], childrenIn([row('out', agent, evil), row('further', evil, spiffe('/x'))])))).toEqual([]);
+    expect(ids(authorizedEntries([agent], childrenIn([row('out', agent, evil), row('further', evil, spiffe('/x'))])))).toEqual(
+      [],
+    );
   });
 
   it('asks for the children of each parent once, and of no more than the caller walks', () => {
@@ -155,14 +163,20 @@ describe('matchingEntries', () => {
   it('agrees with a naive oracle', () => {
     const selector = fc.constantFrom('a:1', 'a:2', 'b:1', 'b:2', 'c:1');
     const rows = fc
-      .array(fc.tuple(fc.uniqueArray(selector, { maxLength: 4 }), fc.constantFrom('', '', 'x', 'y'), fc.nat(3)), { maxLength: 10 })
-      .chain((list) => fc.shuffledSubarray(list.map(([own, hint, createdAt], n) => row(`${n}`, agent, agent, own, { hint, createdAt }))));
+      .array(fc.tuple(fc.uniqueArray(selector, { maxLength: 4 }), fc.constantFrom('', '', 'x', 'y'), fc.nat(3)), {
+        maxLength: 10,
+      })
+      .chain((list) =>
+        fc.shuffledSubarray(list.map(([own, hint, createdAt], n) => row(`${n}`, agent, agent, own, { hint, createdAt }))),
+      );
     fc.assert(
       fc.property(rows, fc.uniqueArray(selector), (all, held) => {
         const matched = all.filter((r) => r.selectors.length > 0 && r.selectors.every((s) => held.includes(s)));
         const beaten = (r: Row): boolean =>
           r.hint !== '' &&
-          matched.some((o) => o !== r && o.hint === r.hint && (o.createdAt < r.createdAt || (o.createdAt === r.createdAt && o.id < r.id)));
+          matched.some(
+            (o) => o !== r && o.hint === r.hint && (o.createdAt < r.createdAt || (o.createdAt === r.createdAt && o.id < r.id)),
+          );
         const expected = ids(matched.filter((r) => !beaten(r)));
         expect(matchingEntries(set(...held), all).map((r) => r.id)).toEqual(expected);
       }),

@@ -20,7 +20,12 @@ const authorities = readAuthorities();
 const td = 'example.org' as TrustDomain;
 
 const jwt = (name: AuthorityName, keyId: string = name) =>
-  readJwtAuthority({ keyId, publicKey: Buffer.from(authorities[name].publicKey, 'base64'), expiresAt: undefined, tainted: false });
+  readJwtAuthority({
+    keyId,
+    publicKey: Buffer.from(authorities[name].publicKey, 'base64'),
+    expiresAt: undefined,
+    tainted: false,
+  });
 const x509 = (name: AuthorityName) => readX509Authority(certificateOf(authorities[name]));
 
 const full: Bundle = composeBundle({
@@ -34,7 +39,8 @@ const full: Bundle = composeBundle({
 function describeBundle(document: string): string {
   const bundle = parseBundleDocument(Buffer.from(document), td);
   expect(bundle.trustDomain).toBe(td);
-  return `x509=${bundle.x509Authorities.length} jwt=${bundle.jwtAuthorities.length} sequence=${bundle.sequence} hint=${bundle.refreshHintSeconds}`;
+  const { x509Authorities, jwtAuthorities, sequence, refreshHintSeconds } = bundle;
+  return `x509=${x509Authorities.length} jwt=${jwtAuthorities.length} sequence=${sequence} hint=${refreshHintSeconds}`;
 }
 
 describe('vectors of bundle documents', () => {
@@ -98,7 +104,9 @@ describe('key sets of the Workload API', () => {
   it('T-20: are read without use, and with ours, but not with another', () => {
     const key = publicKeyOf(authorities.p256).export({ format: 'jwk' });
     const read = (change: object): number => parseJwks(JSON.stringify({ keys: [{ ...key, kid: 'k', ...change }] })).length;
-    expect([read({}), read({ use: 'jwt-svid' }), read({ use: 'wit-svid' }), read({ use: 'sig' }), read({ use: null })]).toEqual([1, 1, 0, 0, 0]);
+    expect([read({}), read({ use: 'jwt-svid' }), read({ use: 'wit-svid' }), read({ use: 'sig' }), read({ use: null })]).toEqual([
+      1, 1, 0, 0, 0,
+    ]);
     expect([read({ kty: 'OKP', crv: 'Ed25519' }), read({ kty: 'oct' }), read({ kty: 'XYZ' })]).toEqual([0, 0, 0]);
   });
 

@@ -27,7 +27,8 @@ const td = 'example.org' as TrustDomain;
 const spki = (name: AuthorityName): Uint8Array => Buffer.from(authorities[name].publicKey, 'base64');
 
 // Read anew each time, as they come from a file or a message, so that nothing can compare by identity.
-const x509 = (name: AuthorityName, tainted = false): X509Authority => readX509Authority(certificateOf(authorities[name]), tainted);
+const x509 = (name: AuthorityName, tainted = false): X509Authority =>
+  readX509Authority(certificateOf(authorities[name]), tainted);
 const jwt = (keyId: string, name: AuthorityName = 'p256', change: Partial<JwtAuthority> = {}): JwtAuthority =>
   readJwtAuthority({ keyId, publicKey: spki(name), expiresAt: undefined, tainted: false, ...change });
 
@@ -36,7 +37,9 @@ function bundle(x509Authorities: X509Authority[], jwtAuthorities: JwtAuthority[]
 }
 
 const summary = ({ bundle: b, changed }: BundleStep): unknown => ({
-  x509: b.x509Authorities.map((a) => Object.values(authorities).findIndex((known) => known.certificate === Buffer.from(a.certificate).toString('base64'))),
+  x509: b.x509Authorities.map((a) =>
+    Object.values(authorities).findIndex((known) => known.certificate === Buffer.from(a.certificate).toString('base64')),
+  ),
   jwt: b.jwtAuthorities.map((a) => a.keyId),
   sequence: b.sequence,
   changed,
@@ -75,7 +78,8 @@ describe('reading authorities', () => {
 
   it('tells when a certificate ends', () => {
     expect([x509AuthorityExpiresAt(x509('p256-expired')), x509AuthorityExpiresAt(x509('p256'))]).toEqual([
-      Date.UTC(2001, 0, 1), Date.UTC(2099, 0, 1),
+      Date.UTC(2001, 0, 1),
+      Date.UTC(2099, 0, 1),
     ]);
   });
 });
@@ -98,7 +102,8 @@ describe('steps', () => {
   });
 
   it('WIT-32: refuses the key ID of another key', () => {
-    const step = (): unknown => appendAuthorities(bundle([], [jwt('a')]), { x509Authorities: [], jwtAuthorities: [jwt('a', 'p384')] });
+    const step = (): unknown =>
+      appendAuthorities(bundle([], [jwt('a')]), { x509Authorities: [], jwtAuthorities: [jwt('a', 'p384')] });
     expect(refusal(step)).toBe('invalid bundle.jwt-authority.key-id-taken');
     expect(refusal(() => bundle([], [jwt('a'), jwt('a', 'p384')]))).toBe('invalid bundle.jwt-authority.key-id-taken');
   });
@@ -107,7 +112,10 @@ describe('steps', () => {
     const other = composeBundle({ ...bundle([x509('p256-foreign')]), trustDomain: 'other.org' as TrustDomain });
     expect(refusal(() => mergeBundle(bundle([]), other))).toBe('invalid bundle.trust-domain.mixed');
     expect(summary(mergeBundle(bundle([x509('p256')]), bundle([x509('p384')], [jwt('a')], 99n)))).toEqual({
-      x509: [place('p256'), place('p384')], jwt: ['a'], sequence: 6n, changed: true,
+      x509: [place('p256'), place('p384')],
+      jwt: ['a'],
+      sequence: 6n,
+      changed: true,
     });
   });
 
@@ -123,9 +131,12 @@ describe('steps', () => {
       [jwt('a', 'p256', { expiresAt: Date.UTC(2001, 0, 1) }), jwt('b'), jwt('c', 'p256', { expiresAt: Date.UTC(2050, 0, 1) })],
     );
     const step = pruneBundle(full, before);
-    expect([step.bundle.jwtAuthorities.map((a) => a.keyId), step.bundle.x509Authorities.length, step.changed, step.bundle.sequence]).toEqual([
-      keyIds, certificates, changed, changed ? 6n : 5n,
-    ]);
+    expect([
+      step.bundle.jwtAuthorities.map((a) => a.keyId),
+      step.bundle.x509Authorities.length,
+      step.changed,
+      step.bundle.sequence,
+    ]).toEqual([keyIds, certificates, changed, changed ? 6n : 5n]);
   });
 
   it('marks one authority and leaves the others', () => {
@@ -172,6 +183,12 @@ describe('equality', () => {
   });
 
   it('begins empty', () => {
-    expect(emptyBundle(td)).toEqual({ trustDomain: td, x509Authorities: [], jwtAuthorities: [], refreshHintSeconds: 0, sequence: 0n });
+    expect(emptyBundle(td)).toEqual({
+      trustDomain: td,
+      x509Authorities: [],
+      jwtAuthorities: [],
+      refreshHintSeconds: 0,
+      sequence: 0n,
+    });
   });
 });

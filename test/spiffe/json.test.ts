@@ -19,7 +19,9 @@ it('reads what JSON.parse reads, as it reads it', () => {
 });
 
 it('accepts no text that JSON.parse refuses', () => {
-  const scrap = fc.array(fc.constantFrom('{', '}', '[', ']', ',', ':', '"', 'a', '\\', 'u00', '0', '1', '-', '.', 'e', ' ', '\n', 'true', 'null'));
+  const scrap = fc.array(
+    fc.constantFrom('{', '}', '[', ']', ',', ':', '"', 'a', '\\', 'u00', '0', '1', '-', '.', 'e', ' ', '\n', 'true', 'null'),
+  );
   fc.assert(
     fc.property(scrap, (parts) => {
       const text = parts.join('');
@@ -72,8 +74,41 @@ describe('refuses', () => {
   });
 
   it.each([
-    '', ' ', '{', '[', '"', '[1,]', '{"a":1,}', '{a:1}', "'a'", '01', '+1', '1.', '.5', '1e', '0x1', 'NaN', 'Infinity', 'undefined', 'True', 'nulll',
-    'true false', '1 2', '[1 2]', '{"a" 1}', '{"a":}', '{1:2}', '"\\x"', '"\\u12"', '"\\', '//', '/**/1', '\u00a01', '\f1', '-', '--1',
+    '',
+    ' ',
+    '{',
+    '[',
+    '"',
+    '[1,]',
+    '{"a":1,}',
+    '{a:1}',
+    "'a'",
+    '01',
+    '+1',
+    '1.',
+    '.5',
+    '1e',
+    '0x1',
+    'NaN',
+    'Infinity',
+    'undefined',
+    'True',
+    'nulll',
+    'true false',
+    '1 2',
+    '[1 2]',
+    '{"a" 1}',
+    '{"a":}',
+    '{1:2}',
+    '"\\x"',
+    '"\\u12"',
+    '"\\',
+    '//',
+    '/**/1',
+    '\u00a01',
+    '\f1',
+    '-',
+    '--1',
   ])('%j', (text) => {
     expect(refusal(() => parseJson(text, limits))).toBe('invalid json.syntax');
   });

@@ -3,7 +3,15 @@ import { createPrivateKey, createPublicKey } from 'node:crypto';
 import { CompactSign, compactVerify } from 'jose';
 import { describe, expect, it } from 'vitest';
 
-import { checkJwtKey, isJwtAlgorithm, jwtAlgorithmFits, jwtAlgorithmOf, jwtAlgorithms, readJwtKey, verifyJwtSignature } from '../../spiffe/jwt-key.ts';
+import {
+  checkJwtKey,
+  isJwtAlgorithm,
+  jwtAlgorithmFits,
+  jwtAlgorithmOf,
+  jwtAlgorithms,
+  readJwtKey,
+  verifyJwtSignature,
+} from '../../spiffe/jwt-key.ts';
 import type { AuthorityName } from '../vectors/generate-authorities.ts';
 import { privateKeyOf, publicKeyOf, readAuthorities } from '../vectors/generate-authorities.ts';
 import { refusal } from './refusal.ts';
@@ -12,7 +20,14 @@ const authorities = readAuthorities();
 const keys = ['p256', 'p384', 'p521', 'rsa2048', 'rsa4096'] as const satisfies readonly AuthorityName[];
 const rsa = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512'];
 const fitting: Readonly<Record<string, readonly string[]>> = {
-  p256: ['ES256'], p384: ['ES384'], p521: ['ES512'], rsa2048: rsa, rsa4096: rsa, rsa1024: [], ed25519: [], secp256k1: [],
+  p256: ['ES256'],
+  p384: ['ES384'],
+  p521: ['ES512'],
+  rsa2048: rsa,
+  rsa4096: rsa,
+  rsa1024: [],
+  ed25519: [],
+  secp256k1: [],
 };
 
 it.each(Object.entries(fitting))('JWT-03: %s does %j and no other', (name, expected) => {
@@ -21,7 +36,12 @@ it.each(Object.entries(fitting))('JWT-03: %s does %j and no other', (name, expec
   expect(refusal(() => checkJwtKey(key))).toBe(expected.length > 0 ? 'accepted' : 'unsupported jwt-key.unsupported');
 });
 
-it.each([['p256', 'ES256'], ['p384', 'ES384'], ['p521', 'ES512'], ['rsa2048', 'RS256']] as const)('%s signs with %s', (name, expected) => {
+it.each([
+  ['p256', 'ES256'],
+  ['p384', 'ES384'],
+  ['p521', 'ES512'],
+  ['rsa2048', 'RS256'],
+] as const)('%s signs with %s', (name, expected) => {
   expect(jwtAlgorithmOf(publicKeyOf(authorities[name]))).toBe(expected);
 });
 

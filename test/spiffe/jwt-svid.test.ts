@@ -77,7 +77,8 @@ function signed(input: string): string {
   return assembleJwtSvid(input, sign('sha256', Buffer.from(input), { key, dsaEncoding: 'ieee-p1363' }));
 }
 
-const decoded = (input: string, part: number): unknown => JSON.parse(Buffer.from(input.split('.')[part] ?? '', 'base64url').toString());
+const decoded = (input: string, part: number): unknown =>
+  JSON.parse(Buffer.from(input.split('.')[part] ?? '', 'base64url').toString());
 
 describe('draftJwtSvid', () => {
   it('JWT-02: writes exactly alg, kid and typ', () => {
@@ -158,7 +159,9 @@ describe('validateJwtSvid', () => {
 
   it('T-03: does not take the bundle of another trust domain for it', () => {
     const other = { ...bundleOf('other.org', { k256: 'p256' }) };
-    expect(refusal(() => validateJwtSvid(token, { ...expected, bundleFor: () => other }))).toBe('unauthenticated jwt-svid.untrusted');
+    expect(refusal(() => validateJwtSvid(token, { ...expected, bundleFor: () => other }))).toBe(
+      'unauthenticated jwt-svid.untrusted',
+    );
   });
 
   it('takes tainted keys until they are removed', () => {
@@ -178,11 +181,15 @@ describe('validateJwtSvid', () => {
 
   it('refuses any change of any character', () => {
     fc.assert(
-      fc.property(fc.nat(token.length - 1), fc.constantFrom('A', 'B', 'a', 'b', '0', '9', '-', '_', '.', '=', '+', '/', ' ', '\n'), (at, character) => {
-        fc.pre(token[at] !== character);
-        const changed = token.slice(0, at) + character + token.slice(at + 1);
-        expect(refusal(() => validateJwtSvid(changed, expected))).not.toBe('accepted');
-      }),
+      fc.property(
+        fc.nat(token.length - 1),
+        fc.constantFrom('A', 'B', 'a', 'b', '0', '9', '-', '_', '.', '=', '+', '/', ' ', '\n'),
+        (at, character) => {
+          fc.pre(token[at] !== character);
+          const changed = token.slice(0, at) + character + token.slice(at + 1);
+          expect(refusal(() => validateJwtSvid(changed, expected))).not.toBe('accepted');
+        },
+      ),
       { numRuns: 1000 },
     );
   });

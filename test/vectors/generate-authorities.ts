@@ -7,8 +7,18 @@ import type { KeyObject } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 
 import {
-  encode, encodeBitString, encodeBoolean, encodeDirectoryString, encodeExplicit, encodeNull, encodeOctetString, encodeOid,
-  encodeSequence, encodeSet, encodeSmallInteger, encodeTime,
+  encode,
+  encodeBitString,
+  encodeBoolean,
+  encodeDirectoryString,
+  encodeExplicit,
+  encodeNull,
+  encodeOctetString,
+  encodeOid,
+  encodeSequence,
+  encodeSet,
+  encodeSmallInteger,
+  encodeTime,
 } from '../../spiffe/x509/der-writer.ts';
 
 /** All values base64: PKCS#8, SubjectPublicKeyInfo and certificate, DER. */
@@ -19,7 +29,17 @@ export interface TestAuthority {
 }
 
 export type AuthorityName =
-  | 'p256' | 'p256-other' | 'p256-foreign' | 'p256-expired' | 'p384' | 'p521' | 'rsa2048' | 'rsa4096' | 'rsa1024' | 'ed25519' | 'secp256k1';
+  | 'p256'
+  | 'p256-other'
+  | 'p256-foreign'
+  | 'p256-expired'
+  | 'p384'
+  | 'p521'
+  | 'rsa2048'
+  | 'rsa4096'
+  | 'rsa1024'
+  | 'ed25519'
+  | 'secp256k1';
 
 const file = new URL('authorities.json', import.meta.url);
 

@@ -21,7 +21,8 @@ const bytes = Array.from({ length: 256 }, (_, code) => String.fromCharCode(code)
 
 /** Letters of other scripts, spaces and marks that look like something else, or like nothing. */
 const lookalikes =
-  'а е о р с у х ѕ і ј ԁ ո ɡ ı ſ ß ﬁ \u212a \u212b ａ ． ／ ＿ － ０ ： ＠ ％ ٠ ० ① ² 。 ․ ‥ … ⁄ ∕ ╱ ⧸ ‐ ‑ ‒ – — − ﹣ ﹍ ‿ ˑ · ' +
+  'а е о р с у х ѕ і ј ԁ ո ɡ ı ſ ß ﬁ \u212a \u212b ａ ' +
+  '． ／ ＿ － ０ ： ＠ ％ ٠ ० ① ² 。 ․ ‥ … ⁄ ∕ ╱ ⧸ ‐ ‑ ‒ – — − ﹣ ﹍ ‿ ˑ · ' +
   '\u00ad \u034f \u061c \u180e \u200b \u200c \u200d \u200e \u200f \u2028 \u2029 \u202a \u202e \u2060 \u2066 \u2069 \u3000 ' +
   '\ufe0f \ufeff \ufffd \uffff e\u0301 \u{1f4a9} \u{1d41a} \u{e0061} \ud800 \udc00 \udc00\ud800';
 
@@ -235,8 +236,10 @@ export function idCases(): readonly IdCase[] {
     add(`spiffe://ex${text}mple.org/web`, td, 'ID-05 look-alike in the trust domain');
     add(`spiffe://example.org/w${text}b`, path, 'ID-12 look-alike in the path');
   }
-  for (const length of [1, 2, 63, 64, 253, 254, 255]) add(`spiffe://${'d'.repeat(length)}/a`, 'accept', `ID-16 trust domain of ${length}`);
-  for (const length of [256, 257, 1000]) add(`spiffe://${'d'.repeat(length)}/a`, 'id.trust-domain.length', `ID-16 trust domain of ${length}`);
+  for (const length of [1, 2, 63, 64, 253, 254, 255])
+    add(`spiffe://${'d'.repeat(length)}/a`, 'accept', `ID-16 trust domain of ${length}`);
+  for (const length of [256, 257, 1000])
+    add(`spiffe://${'d'.repeat(length)}/a`, 'id.trust-domain.length', `ID-16 trust domain of ${length}`);
   add(`spiffe://${'d'.repeat(255)}`, 'accept', 'ID-16 without a path');
   add(`spiffe://${'d'.repeat(256)}`, 'id.trust-domain.length', 'ID-16 without a path');
   const prefix = 'spiffe://example.org/';

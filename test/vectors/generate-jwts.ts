@@ -54,7 +54,11 @@ function signatureOf(input: string, alg: string, key: KeyObject): Uint8Array {
   if (alg.startsWith('ES')) return sign(hash, Buffer.from(input), { key, dsaEncoding: 'ieee-p1363' });
   if (alg.startsWith('RS')) return sign(hash, Buffer.from(input), key);
   if (alg === 'EdDSA') return sign(undefined, Buffer.from(input), key);
-  return sign(hash, Buffer.from(input), { key, padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: constants.RSA_PSS_SALTLEN_DIGEST });
+  return sign(hash, Buffer.from(input), {
+    key,
+    padding: constants.RSA_PKCS1_PSS_PADDING,
+    saltLength: constants.RSA_PSS_SALTLEN_DIGEST,
+  });
 }
 
 export function jwtCases(): readonly JwtCase[] {
@@ -78,29 +82,55 @@ type Add = (name: string, token: string, verdict: string) => void;
 
 function accepted(add: Add): void {
   const fits: readonly (readonly [alg: string, kid: string, key: AuthorityName])[] = [
-    ['ES256', 'k256', 'p256'], ['ES384', 'k384', 'p384'], ['ES512', 'k521', 'p521'],
-    ['RS256', 'rsa', 'rsa2048'], ['RS384', 'rsa', 'rsa2048'], ['RS512', 'rsa4096', 'rsa4096'],
-    ['PS256', 'rsa', 'rsa2048'], ['PS384', 'rsa4096', 'rsa4096'], ['PS512', 'rsa', 'rsa2048'],
+    ['ES256', 'k256', 'p256'],
+    ['ES384', 'k384', 'p384'],
+    ['ES512', 'k521', 'p521'],
+    ['RS256', 'rsa', 'rsa2048'],
+    ['RS384', 'rsa', 'rsa2048'],
+    ['RS512', 'rsa4096', 'rsa4096'],
+    ['PS256', 'rsa', 'rsa2048'],
+    ['PS384', 'rsa4096', 'rsa4096'],
+    ['PS512', 'rsa', 'rsa2048'],
   ];
   for (const [alg, kid, key] of fits) add(`JWT-03 ${alg}`, make({ header: { alg, kid }, alg, key }), 'accept');
   for (const [alg, kid, key] of fits) {
     for (const other of ['ES256', 'ES384', 'ES512', 'RS256', 'PS256'].filter((name) => name !== alg)) {
       // RSA keys do RS and PS alike; the signature is then of the wrong kind.
-      add(`T-11 signed with ${alg} by ${kid}, said to be ${other}`, make({ header: { alg: other, kid }, alg, key }), 'unauthenticated jwt-svid.signature');
+      add(
+        `T-11 signed with ${alg} by ${kid}, said to be ${other}`,
+        make({ header: { alg: other, kid }, alg, key }),
+        'unauthenticated jwt-svid.signature',
+      );
     }
   }
   add('JWT-06 without typ', make({ rawHeader: '{"alg":"ES256","kid":"k256"}' }), 'accept');
   add('JWT-06 typ JOSE', make({ header: { typ: 'JOSE' } }), 'accept');
-  add('JWT-16 of the other trust domain', make({ header: { kid: 'foreign' }, claims: { sub: 'spiffe://other.org/web' }, key: 'p256-foreign' }), 'accept');
+  add(
+    'JWT-16 of the other trust domain',
+    make({ header: { kid: 'foreign' }, claims: { sub: 'spiffe://other.org/web' }, key: 'p256-foreign' }),
+    'accept',
+  );
   add('JWT-16 a key ID that both have, here', make({ header: { kid: 'shared' }, key: 'p256-other' }), 'accept');
-  add('JWT-16 a key ID that both have, there', make({ header: { kid: 'shared' }, claims: { sub: 'spiffe://other.org/web' }, key: 'p256-foreign' }), 'accept');
-  add('JWT-05 members in another order, with spaces', make({ rawHeader: ' { "typ" : "JWT" , "kid":"k256",\n"alg":"ES256"} ' }), 'accept');
+  add(
+    'JWT-16 a key ID that both have, there',
+    make({ header: { kid: 'shared' }, claims: { sub: 'spiffe://other.org/web' }, key: 'p256-foreign' }),
+    'accept',
+  );
+  add(
+    'JWT-05 members in another order, with spaces',
+    make({ rawHeader: ' { "typ" : "JWT" , "kid":"k256",\n"alg":"ES256"} ' }),
+    'accept',
+  );
 }
 
 function forms(add: Add, h: string, p: string, s: string): void {
   const form = 'invalid jwt-svid.form';
   const rows: readonly (readonly [name: string, token: string])[] = [
-    ['nothing', ''], ['one part', h], ['two parts', `${h}.${p}`], ['four parts', `${h}.${p}.${s}.`], ['four parts with more', `${h}.${p}.${s}.${s}`],
+    ['nothing', ''],
+    ['one part', h],
+    ['two parts', `${h}.${p}`],
+    ['four parts', `${h}.${p}.${s}.`],
+    ['four parts with more', `${h}.${p}.${s}.${s}`],
     ['JWE of five parts', `${b64('{"alg":"RSA-OAEP","enc":"A256GCM"}')}.${s}.${s}.${s}.${s}`],
     ['JSON serialization', JSON.stringify({ payload: p, protected: h, signature: s })],
     ['general JSON serialization', JSON.stringify({ payload: p, signatures: [{ protected: h, signature: s }] })],
@@ -119,22 +149,43 @@ function forms(add: Add, h: string, p: string, s: string): void {
 function encodings(add: Add, good: string, h: string, p: string, s: string, resign: (input: string) => string): void {
   const bad = 'invalid jwt-svid.encoding';
   const rows: readonly (readonly [name: string, token: string])[] = [
-    ['space before', ` ${good}`], ['space behind', `${good} `], ['line end behind', `${good}\n`], ['line end inside', `${h}\n.${p}.${s}`],
-    ['padding of the header', resign(`${h}=.${p}`)], ['padding of the payload', resign(`${h}.${p}==`)], ['padding of the signature', `${good}==`],
-    ['standard alphabet in the signature', `${h}.${p}.${'+/'.repeat(43)}`], ['a zero byte', `${h}.${p}\0.${s}`],
-    ['a character that is skipped', `${h}.${p}!.${s}`], ['other than ASCII', `${h}.${p}é.${s}`],
-    ['one character of four', resign(`${h}.${'A'.repeat(5)}`)], ['unused bits in the signature', `${h}.${p}.${setUnusedBits(s)}`],
+    ['space before', ` ${good}`],
+    ['space behind', `${good} `],
+    ['line end behind', `${good}\n`],
+    ['line end inside', `${h}\n.${p}.${s}`],
+    ['padding of the header', resign(`${h}=.${p}`)],
+    ['padding of the payload', resign(`${h}.${p}==`)],
+    ['padding of the signature', `${good}==`],
+    ['standard alphabet in the signature', `${h}.${p}.${'+/'.repeat(43)}`],
+    ['a zero byte', `${h}.${p}\0.${s}`],
+    ['a character that is skipped', `${h}.${p}!.${s}`],
+    ['other than ASCII', `${h}.${p}é.${s}`],
+    ['one character of four', resign(`${h}.${'A'.repeat(5)}`)],
+    ['unused bits in the signature', `${h}.${p}.${setUnusedBits(s)}`],
     ['unused bits in the payload', resign(`${h}.${setUnusedBits(b64('{}'))}`)],
   ];
   for (const [name, token] of rows) add(`T-10 ${name}`, token, bad);
   const texts: readonly (readonly [name: string, json: string | Uint8Array])[] = [
-    ['not JSON', 'hello'], ['an array', '[]'], ['null', 'null'], ['a number', '1'], ['a text', '"x"'], ['a comma too many', '{"alg":"ES256",}'],
-    ['more behind', '{"alg":"ES256","kid":"k256"}{}'], ['a comment', '{"alg":"ES256"/**/}'], ['single quotes', "{'alg':'ES256'}"],
-    ['a byte order mark', '\ufeff{"alg":"ES256","kid":"k256"}'], ['not UTF-8', Uint8Array.of(0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d)],
-    ['UTF-16', Buffer.from('{"alg":"ES256"}', 'utf16le')], ['half a character', '{"alg":"ES256","kid":"\\ud800"}'], ['unfinished', '{"alg":"ES256"'],
-    ['alg twice', '{"alg":"ES256","alg":"ES256","kid":"k256"}'], ['alg twice, once escaped', '{"alg":"none","\\u0061lg":"ES256","kid":"k256"}'],
-    ['kid twice', '{"alg":"ES256","kid":"x","kid":"k256"}'], ['deep', `{"alg":${'['.repeat(100)}${']'.repeat(100)}}`],
-    ['NaN', '{"alg":NaN}'], ['infinite', '{"alg":1e999}'],
+    ['not JSON', 'hello'],
+    ['an array', '[]'],
+    ['null', 'null'],
+    ['a number', '1'],
+    ['a text', '"x"'],
+    ['a comma too many', '{"alg":"ES256",}'],
+    ['more behind', '{"alg":"ES256","kid":"k256"}{}'],
+    ['a comment', '{"alg":"ES256"/**/}'],
+    ['single quotes', "{'alg':'ES256'}"],
+    ['a byte order mark', '\ufeff{"alg":"ES256","kid":"k256"}'],
+    ['not UTF-8', Uint8Array.of(0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d)],
+    ['UTF-16', Buffer.from('{"alg":"ES256"}', 'utf16le')],
+    ['half a character', '{"alg":"ES256","kid":"\\ud800"}'],
+    ['unfinished', '{"alg":"ES256"'],
+    ['alg twice', '{"alg":"ES256","alg":"ES256","kid":"k256"}'],
+    ['alg twice, once escaped', '{"alg":"none","\\u0061lg":"ES256","kid":"k256"}'],
+    ['kid twice', '{"alg":"ES256","kid":"x","kid":"k256"}'],
+    ['deep', `{"alg":${'['.repeat(100)}${']'.repeat(100)}}`],
+    ['NaN', '{"alg":NaN}'],
+    ['infinite', '{"alg":1e999}'],
   ];
   for (const [name, json] of texts) add(`T-D01 header: ${name}`, resign(`${b64(json)}.${p}`), bad);
   for (const [name, json] of texts) add(`T-D01 payload: ${name}`, resign(`${h}.${b64(json)}`), bad);
@@ -148,38 +199,131 @@ function setUnusedBits(part: string): string {
 
 function headers(add: Add): void {
   const algs = [
-    'none', 'None', 'NONE', 'nOnE', '', 'HS256', 'HS384', 'HS512', 'EdDSA', 'Ed25519', 'ES256K', 'es256', 'ES256 ', 'ES256\0', 'RS1', 'PS1',
-    'RSA-OAEP', 'dir', 'A256GCMKW', 'ML-DSA-44', 'ES', null, 256, true, ['ES256'], { alg: 'ES256' }, 'constructor', '__proto__', 'toString',
+    'none',
+    'None',
+    'NONE',
+    'nOnE',
+    '',
+    'HS256',
+    'HS384',
+    'HS512',
+    'EdDSA',
+    'Ed25519',
+    'ES256K',
+    'es256',
+    'ES256 ',
+    'ES256\0',
+    'RS1',
+    'PS1',
+    'RSA-OAEP',
+    'dir',
+    'A256GCMKW',
+    'ML-DSA-44',
+    'ES',
+    null,
+    256,
+    true,
+    ['ES256'],
+    { alg: 'ES256' },
+    'constructor',
+    '__proto__',
+    'toString',
   ];
   for (const alg of algs) add(`JWT-04 alg ${JSON.stringify(alg)}`, make({ header: { alg } }), 'invalid jwt-svid.alg');
   add('JWT-04 no alg', make({ rawHeader: '{"kid":"k256","typ":"JWT"}' }), 'invalid jwt-svid.alg');
-  add('JWT-04 EdDSA, signed', make({ header: { alg: 'EdDSA', kid: 'k256' }, alg: 'EdDSA', key: 'ed25519' }), 'invalid jwt-svid.alg');
-  add('JWT-04 none before all else is wrong', make({ rawHeader: '{"alg":"none","crit":["x"],"jwk":{}}', rawClaims: '{}' }), 'invalid jwt-svid.alg');
+  add(
+    'JWT-04 EdDSA, signed',
+    make({ header: { alg: 'EdDSA', kid: 'k256' }, alg: 'EdDSA', key: 'ed25519' }),
+    'invalid jwt-svid.alg',
+  );
+  add(
+    'JWT-04 none before all else is wrong',
+    make({ rawHeader: '{"alg":"none","crit":["x"],"jwk":{}}', rawClaims: '{}' }),
+    'invalid jwt-svid.alg',
+  );
   const unsigned = `${b64('{"alg":"none","kid":"k256"}')}.${b64(JSON.stringify(goodClaims))}`;
   add('JWT-04 none, without signature', `${unsigned}.`, 'invalid jwt-svid.alg');
   for (const form of ['der', 'pem'] as const) {
     const input = `${b64('{"alg":"HS256","kid":"k256"}')}.${b64(JSON.stringify(goodClaims))}`;
     const secret = publicKeyBytes('p256', form);
-    add(`JWT-04 HMAC with the public key, ${form}`, `${input}.${b64(createHmac('sha256', secret).update(input).digest())}`, 'invalid jwt-svid.alg');
+    add(
+      `JWT-04 HMAC with the public key, ${form}`,
+      `${input}.${b64(createHmac('sha256', secret).update(input).digest())}`,
+      'invalid jwt-svid.alg',
+    );
   }
   const jwk = { kty: 'EC', crv: 'P-256', x: 'AA', y: 'AA' };
   const extra: readonly object[] = [
-    { jwk }, { jku: 'https://evil.example/keys' }, { x5u: 'https://evil.example/chain' }, { x5c: ['AA=='] }, { x5t: 'AA' }, { 'x5t#S256': 'AA' },
-    { crit: ['exp'] }, { crit: [] }, { crit: ['b64'], b64: false }, { b64: false }, { b64: true }, { cty: 'JWT' }, { zip: 'DEF' }, { enc: 'A256GCM' },
-    { epk: jwk }, { iss: 'x' }, { Alg: 'ES256' }, { KID: 'k256' }, { '': 1 }, { constructor: 1 },
+    { jwk },
+    { jku: 'https://evil.example/keys' },
+    { x5u: 'https://evil.example/chain' },
+    { x5c: ['AA=='] },
+    { x5t: 'AA' },
+    { 'x5t#S256': 'AA' },
+    { crit: ['exp'] },
+    { crit: [] },
+    { crit: ['b64'], b64: false },
+    { b64: false },
+    { b64: true },
+    { cty: 'JWT' },
+    { zip: 'DEF' },
+    { enc: 'A256GCM' },
+    { epk: jwk },
+    { iss: 'x' },
+    { Alg: 'ES256' },
+    { KID: 'k256' },
+    { '': 1 },
+    { constructor: 1 },
   ];
   for (const header of extra) add(`JWT-02 header ${JSON.stringify(header)}`, make({ header }), 'invalid jwt-svid.header');
-  add('JWT-02 header __proto__', make({ rawHeader: '{"alg":"ES256","kid":"k256","__proto__":{"typ":"JWT"}}' }), 'invalid jwt-svid.header');
-  for (const typ of ['jwt', 'Jwt', 'jose', '', 'wit+jwt', 'at+jwt', 'application/jwt', 'JWT ', 'dpop+jwt', 'wpt+jwt', 'JWE', null, 1, ['JWT']]) {
+  add(
+    'JWT-02 header __proto__',
+    make({ rawHeader: '{"alg":"ES256","kid":"k256","__proto__":{"typ":"JWT"}}' }),
+    'invalid jwt-svid.header',
+  );
+  for (const typ of [
+    'jwt',
+    'Jwt',
+    'jose',
+    '',
+    'wit+jwt',
+    'at+jwt',
+    'application/jwt',
+    'JWT ',
+    'dpop+jwt',
+    'wpt+jwt',
+    'JWE',
+    null,
+    1,
+    ['JWT'],
+  ]) {
     add(`JWT-06 T-12 typ ${JSON.stringify(typ)}`, make({ header: { typ } }), 'invalid jwt-svid.typ');
   }
-  for (const kid of ['', null, 1, ['k256'], { a: 1 }, false]) add(`JWT-05 kid ${JSON.stringify(kid)}`, make({ header: { kid } }), 'invalid jwt-svid.kid');
+  for (const kid of ['', null, 1, ['k256'], { a: 1 }, false])
+    add(`JWT-05 kid ${JSON.stringify(kid)}`, make({ header: { kid } }), 'invalid jwt-svid.kid');
   add('JWT-05 no kid', make({ rawHeader: '{"alg":"ES256","typ":"JWT"}' }), 'invalid jwt-svid.kid');
   const kids = [
-    'K256', 'k256 ', ' k256', 'k256\0', 'k25', 'k2567', '../k256', '/dev/null', '../../etc/passwd', "' OR 1=1 --", 'k256%00', '__proto__', 'constructor',
-    '0', '*', 'https://evil.example/k', 'foreign', 'x'.repeat(4000),
+    'K256',
+    'k256 ',
+    ' k256',
+    'k256\0',
+    'k25',
+    'k2567',
+    '../k256',
+    '/dev/null',
+    '../../etc/passwd',
+    "' OR 1=1 --",
+    'k256%00',
+    '__proto__',
+    'constructor',
+    '0',
+    '*',
+    'https://evil.example/k',
+    'foreign',
+    'x'.repeat(4000),
   ];
-  for (const kid of kids) add(`T-D01 kid ${JSON.stringify(kid.slice(0, 30))}`, make({ header: { kid } }), 'unauthenticated jwt-svid.key-unknown');
+  for (const kid of kids)
+    add(`T-D01 kid ${JSON.stringify(kid.slice(0, 30))}`, make({ header: { kid } }), 'unauthenticated jwt-svid.key-unknown');
 }
 
 function publicKeyBytes(name: AuthorityName, form: 'der' | 'pem'): string | Uint8Array {
@@ -210,7 +354,11 @@ const claimRows: readonly (readonly [name: string, claims: object, verdict: stri
   ['JWT-07 sub of another scheme', { sub: 'https://example.org/web' }, sub],
   ['JWT-07 sub with a query', { sub: 'spiffe://example.org/web?x' }, sub],
   ['JWT-16 sub of a trust domain nobody trusts', { sub: 'spiffe://third.org/web' }, 'unauthenticated jwt-svid.untrusted'],
-  ['JWT-16 sub of a trust domain that begins alike', { sub: 'spiffe://example.org.evil/web' }, 'unauthenticated jwt-svid.untrusted'],
+  [
+    'JWT-16 sub of a trust domain that begins alike',
+    { sub: 'spiffe://example.org.evil/web' },
+    'unauthenticated jwt-svid.untrusted',
+  ],
   ['JWT-16 sub named like an object member', { sub: 'spiffe://__proto__/web' }, 'unauthenticated jwt-svid.untrusted'],
   ['T-11 sub of the other trust domain, our key', { sub: 'spiffe://other.org/web' }, 'unauthenticated jwt-svid.key-unknown'],
   ['JWT-09 no aud', { aud: undefined }, aud],
@@ -287,16 +435,29 @@ function signatures(add: Add, h: string, p: string, s: string): void {
   flipped[10] = (flipped[10] ?? 0) ^ 1;
   const [r, tail] = [raw.subarray(0, 32), raw.subarray(32)];
   const rows: readonly (readonly [name: string, signature: Uint8Array])[] = [
-    ['one bit flipped', flipped], ['all zero', Buffer.alloc(64)], ['all ones', Buffer.alloc(64, 0xff)], ['r of zero', Buffer.concat([Buffer.alloc(32), tail])],
-    ['s of zero', Buffer.concat([r, Buffer.alloc(32)])], ['halves swapped', Buffer.concat([tail, r])], ['cut', raw.subarray(0, 63)], ['longer', Buffer.concat([raw, Buffer.of(0)])],
-    ['one byte', Buffer.of(0)], ['DER', derSignature(h, p)], ['twice', Buffer.concat([raw, raw])], ['padded to P-384', Buffer.concat([Buffer.alloc(16), r, Buffer.alloc(16), tail])],
+    ['one bit flipped', flipped],
+    ['all zero', Buffer.alloc(64)],
+    ['all ones', Buffer.alloc(64, 0xff)],
+    ['r of zero', Buffer.concat([Buffer.alloc(32), tail])],
+    ['s of zero', Buffer.concat([r, Buffer.alloc(32)])],
+    ['halves swapped', Buffer.concat([tail, r])],
+    ['cut', raw.subarray(0, 63)],
+    ['longer', Buffer.concat([raw, Buffer.of(0)])],
+    ['one byte', Buffer.of(0)],
+    ['DER', derSignature(h, p)],
+    ['twice', Buffer.concat([raw, raw])],
+    ['padded to P-384', Buffer.concat([Buffer.alloc(16), r, Buffer.alloc(16), tail])],
   ];
   for (const [name, signature] of rows) add(`T-10 signature ${name}`, `${h}.${p}.${b64(signature)}`, wrong);
   add('T-D01 another payload', `${h}.${b64(JSON.stringify({ ...goodClaims, sub: 'spiffe://example.org/admin' }))}.${s}`, wrong);
   add('T-D01 another header', `${b64('{"alg":"ES256","kid":"k256"}')}.${p}.${s}`, wrong);
   add('T-D01 another key of the bundle', make({ key: 'p256-other' }), wrong);
   add("T-D01 other domain's key with same kid", make({ header: { kid: 'shared' }, key: 'p256-foreign' }), wrong);
-  add('T-D01 our key with same kid in the other domain', make({ header: { kid: 'shared' }, claims: { sub: 'spiffe://other.org/web' }, key: 'p256-other' }), wrong);
+  add(
+    'T-D01 our key with same kid in the other domain',
+    make({ header: { kid: 'shared' }, claims: { sub: 'spiffe://other.org/web' }, key: 'p256-other' }),
+    wrong,
+  );
   const pssInput = `${b64('{"alg":"PS256","kid":"rsa"}')}.${p}`;
   for (const saltLength of [0, 20, 64]) {
     const key = privateKeyOf(authorities.rsa2048);
@@ -306,7 +467,11 @@ function signatures(add: Add, h: string, p: string, s: string): void {
   const rsInput = `${b64('{"alg":"RS256","kid":"rsa"}')}.${p}`;
   for (const length of [0, 1, 255, 257, 512]) {
     const signature = Buffer.alloc(length, 1);
-    add(`T-10 RS256 signature of ${length} bytes`, `${rsInput}.${b64(signature)}`, length === 0 ? 'invalid jwt-svid.encoding' : wrong);
+    add(
+      `T-10 RS256 signature of ${length} bytes`,
+      `${rsInput}.${b64(signature)}`,
+      length === 0 ? 'invalid jwt-svid.encoding' : wrong,
+    );
   }
 }
 
