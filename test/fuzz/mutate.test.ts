@@ -22,7 +22,7 @@ describe('mutating', () => {
 
   it('draws numbers from 0 below 1, spread evenly', () => {
     const random = createRandom(4);
-    const tenths = new Array<number>(10).fill(0);
+    const tenths = Array.from({ length: 10 }, () => 0);
     for (let i = 0; i < 10_000; i += 1) {
       const tenth = Math.floor(random() * 10);
       tenths[tenth] = (tenths[tenth] ?? 0) + 1;
