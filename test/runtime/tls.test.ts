@@ -174,7 +174,7 @@ describe('mutual TLS by SPIFFE ID', () => {
       },
       (socket) => {
         socket.on('error', () => undefined);
-        socket.on('data', (bytes) => got.push(bytes));
+        socket.on('data', (bytes: Buffer) => got.push(bytes));
         // What a server sends first must not be acted on either.
         socket.write(Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]));
       },
@@ -307,7 +307,7 @@ describe('what TLS is spoken', () => {
     expect((await raw(strict.port, { maxVersion: 'TLSv1.2' })).error).toBeDefined();
     const wrong = await raw(strict.port, { ALPNProtocols: ['http/1.1'] });
     if (wrong.error === undefined) await until(() => wrong.socket.destroyed);
-    const none = await raw(strict.port, { ALPNProtocols: undefined as never });
+    const none = await raw(strict.port, { ALPNProtocols: undefined });
     none.socket.resume();
     await until(() => none.socket.destroyed || none.socket.closed);
     expect(strict.seen).toEqual([]);
