@@ -95,7 +95,7 @@ const REPORT_EVERY_MS = 100;
 const RETRY_AFTER_MS = 200;
 const LONGEST_WAIT_MS = 1000;
 const LOOK_EVERY_MS = 50;
-const LOOKS_PER_ROUND = 512;
+const LOOKS_PER_ROUND = 2048;
 
 /** Codes that mean "no room now, try later" from every call that makes a descriptor. */
 const exhausted: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'ENOBUFS']);
@@ -131,7 +131,7 @@ class Acceptance {
       this.#post({ kind: 'ready' });
       while (this.#running) this.#round();
       this.#report();
-      for (const id of [...this.#live.keys()]) this.#release(id);
+      for (const id of this.#live.keys()) this.#release(id);
     } finally {
       this.#closeListener();
       this.#epoll.close();

@@ -5,7 +5,14 @@
 import { Socket } from 'node:net';
 import { Worker } from 'node:worker_threads';
 import { SpiffeError } from '../spiffe/errors.ts';
-import type { AcceptedConnection, AcceptorWorkerData, FromWorker, RefusalCause, RefusedCount, ToWorker } from './acceptor-worker.ts';
+import type {
+  AcceptedConnection,
+  AcceptorWorkerData,
+  FromWorker,
+  RefusalCause,
+  RefusedCount,
+  ToWorker,
+} from './acceptor-worker.ts';
 import type { AdmissionLimits } from './admission.ts';
 import type { Clock } from './clock.ts';
 import {
@@ -89,7 +96,12 @@ export async function listenUnix(options: ListenOptions): Promise<Acceptor> {
   const best = bestPeerTier();
   const tier = options.tier ?? best;
   if (tier < best) {
-    throw new SpiffeError('unsupported', 'acceptor.tier', 'the kernel does not offer this way to hold on to processes', { detail: { tier, best } });
+    throw new SpiffeError(
+      'unsupported',
+      'acceptor.tier',
+      'the kernel does not offer this way to hold on to processes',
+      { detail: { tier, best } },
+    );
   }
   const file = await openSocketFile(options, options.clock);
   let wake = -1;
@@ -98,7 +110,12 @@ export async function listenUnix(options: ListenOptions): Promise<Acceptor> {
   } catch (error) {
     closeDescriptor(file.descriptor);
     file.remove();
-    throw new SpiffeError('unavailable', 'acceptor.descriptors', 'no descriptor is left to wake the acceptor with', { cause: error });
+    throw new SpiffeError(
+      'unavailable',
+      'acceptor.descriptors',
+      'no descriptor is left to wake the acceptor with',
+      { cause: error },
+    );
   }
   const acceptor = new UnixAcceptor(options, tier, file, wake);
   const failure = await Promise.race([acceptor.ready, acceptor.ended]);
@@ -208,7 +225,10 @@ class UnixAcceptor implements Acceptor {
       this.#endAll();
       closeDescriptor(this.#wake);
       if (this.#stopping && failure === undefined) resolve(undefined);
-      else resolve(new SpiffeError('internal', 'acceptor.thread', 'the thread that accepts connections ended', { cause: failure }));
+      else {
+        const context = { cause: failure };
+        resolve(new SpiffeError('internal', 'acceptor.thread', 'the thread that accepts connections ended', context));
+      }
     });
     return await promise;
   }
@@ -279,7 +299,9 @@ class UnixAcceptor implements Acceptor {
       if (this.#live.size === 0) this.#idle.resolve();
     });
     const { clock, onConnection } = this.#options;
-    onConnection(socket, createPeer({ pid, uid, gid, tier: this.tier, acceptedAt: clock.now(), facts, pidfd, stat, signal: over.signal }));
+    const { tier } = this;
+    const acceptedAt = clock.now();
+    onConnection(socket, createPeer({ pid, uid, gid, tier, acceptedAt, facts, pidfd, stat, signal: over.signal }));
   }
 
   #end(id: number, reason: SpiffeError): void {

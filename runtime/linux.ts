@@ -74,7 +74,12 @@ let loaded: Calls | undefined;
 function libc(): Calls {
   if (loaded !== undefined) return loaded;
   if (arch() !== 'x64' && arch() !== 'arm64') {
-    throw new SpiffeError('unsupported', 'linux.architecture', `no system call layout for ${arch()}`, { detail: { arch: arch() } });
+    throw new SpiffeError(
+      'unsupported',
+      'linux.architecture',
+      `no system call layout for ${arch()}`,
+      { detail: { arch: arch() } },
+    );
   }
   try {
     const library = koffi.load(null);
@@ -102,7 +107,12 @@ function libc(): Calls {
       syscall: find('long syscall(long number, ...)'),
     };
   } catch (error) {
-    throw new SpiffeError('unsupported', 'linux.native', 'the native call layer cannot be loaded on this platform', { cause: error });
+    throw new SpiffeError(
+      'unsupported',
+      'linux.native',
+      'the native call layer cannot be loaded on this platform',
+      { cause: error },
+    );
   }
   return loaded;
 }

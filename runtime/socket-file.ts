@@ -62,7 +62,12 @@ export async function openSocketFile(options: SocketFileOptions, clock: Clock): 
   } catch (error) {
     if (error instanceof SpiffeError) throw error;
     const code = systemCode(error) ?? 'unknown';
-    throw new SpiffeError('unavailable', 'acceptor.path.failed', `the socket file could not be made: ${code}`, about(options.path, error));
+    throw new SpiffeError(
+      'unavailable',
+      'acceptor.path.failed',
+      `the socket file could not be made: ${code}`,
+      about(options.path, error),
+    );
   }
 }
 
@@ -71,7 +76,9 @@ function about(path: string, cause?: unknown): ErrorContext {
 }
 
 function checkPath(path: string): void {
-  if (!isAbsolute(path)) throw new SpiffeError('invalid', 'acceptor.path.relative', 'a socket path must be absolute', about(path));
+  if (!isAbsolute(path)) {
+    throw new SpiffeError('invalid', 'acceptor.path.relative', 'a socket path must be absolute', about(path));
+  }
   if (path.includes('\0')) throw new SpiffeError('invalid', 'acceptor.path.zero-byte', 'a socket path holds no zero byte');
   if (Buffer.byteLength(path) > longestSocketPath) {
     const message = `a socket path has at most ${String(longestSocketPath)} bytes`;
@@ -117,7 +124,12 @@ function publish(draft: string, final: string, descriptor: number, options: Sock
     return inode;
   } catch (error) {
     if (systemCode(error) !== 'EEXIST') throw error;
-    throw new SpiffeError('conflict', 'acceptor.path.in-use', 'the socket path was taken by another program', about(options.path, error));
+    throw new SpiffeError(
+      'conflict',
+      'acceptor.path.in-use',
+      'the socket path was taken by another program',
+      about(options.path, error),
+    );
   } finally {
     unlinkSync(draft);
   }
@@ -153,7 +165,12 @@ async function lockDirectory(lock: number, path: string, clock: Clock): Promise<
     if (tryLockFile(lock)) return;
     await clock.sleep(25);
   }
-  throw new SpiffeError('conflict', 'acceptor.path.busy', 'another program keeps the directory of the socket locked', about(path));
+  throw new SpiffeError(
+    'conflict',
+    'acceptor.path.busy',
+    'another program keeps the directory of the socket locked',
+    about(path),
+  );
 }
 
 /** Makes sure that nothing bears the name, or says what does. */
@@ -165,13 +182,19 @@ function clearName(final: string, path: string): void {
     if (systemCode(error) === 'ENOENT') return;
     throw error;
   }
-  if (stats.isSymbolicLink()) throw new SpiffeError('conflict', 'acceptor.path.symlink', 'the socket path is a symbolic link', about(path));
-  if (!stats.isSocket()) throw new SpiffeError('conflict', 'acceptor.path.not-socket', 'the socket path holds something else', about(path));
+  if (stats.isSymbolicLink()) {
+    throw new SpiffeError('conflict', 'acceptor.path.symlink', 'the socket path is a symbolic link', about(path));
+  }
+  if (!stats.isSocket()) {
+    throw new SpiffeError('conflict', 'acceptor.path.not-socket', 'the socket path holds something else', about(path));
+  }
   if (isLive(final)) throw new SpiffeError('conflict', 'acceptor.path.in-use', 'another program serves this socket', about(path));
   if (stats.uid !== effectiveUid()) {
     throw new SpiffeError('conflict', 'acceptor.path.not-ours', 'a dead socket of another user is in the way', about(path));
   }
-  if (stats.nlink !== 1) throw new SpiffeError('conflict', 'acceptor.path.hard-link', 'a dead socket with a second name is in the way', about(path));
+  if (stats.nlink !== 1) {
+    throw new SpiffeError('conflict', 'acceptor.path.hard-link', 'a dead socket with a second name is in the way', about(path));
+  }
   unlinkSync(final);
 }
 
@@ -196,7 +219,12 @@ function openDirectory(named: string, mode: number | undefined): number {
     real = realpathSync(named);
   } catch (error) {
     if (systemCode(error) !== 'ENOENT') throw error;
-    throw new SpiffeError('missing', 'acceptor.directory.missing', 'the directory of the socket does not exist', about(named, error));
+    throw new SpiffeError(
+      'missing',
+      'acceptor.directory.missing',
+      'the directory of the socket does not exist',
+      about(named, error),
+    );
   }
   for (const path of ancestors(real)) checkDirectory(lstatSync(path), path);
   const directory = openSync(real, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
@@ -204,7 +232,12 @@ function openDirectory(named: string, mode: number | undefined): number {
     const stats = fstatSync(directory);
     checkDirectory(stats, real);
     if (stats.uid !== 0 && stats.uid !== effectiveUid()) {
-      throw new SpiffeError('denied', 'acceptor.directory.owner', 'the directory of the socket belongs to another user', about(real));
+      throw new SpiffeError(
+        'denied',
+        'acceptor.directory.owner',
+        'the directory of the socket belongs to another user',
+        about(real),
+      );
     }
     return directory;
   } catch (error) {
@@ -232,5 +265,10 @@ function* ancestors(path: string): Iterable<string> {
 
 function checkDirectory(stats: Stats, path: string): void {
   if ((stats.mode & 0o1002) !== 0o002) return;
-  throw new SpiffeError('denied', 'acceptor.directory.world-writable', 'everybody can change names on the way to the socket', about(path));
+  throw new SpiffeError(
+    'denied',
+    'acceptor.directory.world-writable',
+    'everybody can change names on the way to the socket',
+    about(path),
+  );
 }

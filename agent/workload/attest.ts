@@ -63,7 +63,8 @@ export function createAttest(options: AttestOptions): Attest {
     const onGone = (): void => stop.abort(abortReason(peer.signal));
     peer.signal.addEventListener('abort', onGone, { once: true });
     try {
-      const answers = await Promise.all(attestors.map((attestor) => ask(attestor, { peer, wanted, clock, deadlineMs, signal: stop.signal })));
+      const question = { peer, wanted, clock, deadlineMs, signal: stop.signal };
+      const answers = await Promise.all(attestors.map((attestor) => ask(attestor, question)));
       signal.throwIfAborted();
       requireSame(peer);
       return assemble(answers);
@@ -104,8 +105,8 @@ async function ask(attestor: WorkloadAttestor, question: Question): Promise<Answ
   const finish = (selectors: readonly Selector[], reason: string | undefined): Answer => {
     open = false;
     const ms = clock.monotonic() - beganAt;
-    const report = { attestor: attestor.name, ms, selectors: selectors.length, omitted, ...(reason === undefined ? {} : { reason }) };
-    return { report, selectors, until };
+    const report = { attestor: attestor.name, ms, selectors: selectors.length, omitted };
+    return { report: reason === undefined ? report : { ...report, reason }, selectors, until };
   };
   const deadline = clock.sleep(deadlineMs, stop.signal).then(() => {
     throw new SpiffeError('unavailable', 'attest.deadline', 'the attestor took too long');
@@ -186,7 +187,13 @@ export async function* followAttestation(
   }
 }
 
-async function attestAgain(attest: Attest, peer: Peer, wanted: WantedSelectors, signal: AbortSignal, last: Attestation | undefined): Promise<Attestation> {
+async function attestAgain(
+  attest: Attest,
+  peer: Peer,
+  wanted: WantedSelectors,
+  signal: AbortSignal,
+  last: Attestation | undefined,
+): Promise<Attestation> {
   try {
     const now = await attest(peer, wanted, signal);
     if (last === undefined || !now.incomplete) return now;

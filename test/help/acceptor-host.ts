@@ -19,11 +19,12 @@ const descriptors = (): number => {
   }
 };
 
+const roomy: AdmissionLimits = { connectionsPerUid: 10_000, connectsPerSecondPerUid: 100_000, total: 10_000 };
 const acceptor = await listenUnix({
   path,
   mode: 0o777,
   backlog: 4096,
-  limits: { connectionsPerUid: 10_000, connectsPerSecondPerUid: 100_000, total: 10_000, ...(JSON.parse(limits) as Partial<AdmissionLimits>) },
+  limits: { ...roomy, ...(JSON.parse(limits) as Partial<AdmissionLimits>) },
   clock: systemClock,
   onConnection: (socket) => socket.resume(),
   onEvent: write,

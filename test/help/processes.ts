@@ -20,8 +20,13 @@ export interface Program {
   readonly gone: Promise<void>;
 }
 
+export interface ProgramOptions {
+  readonly uid?: number;
+  readonly gid?: number;
+}
+
 /** @param command program and arguments, standard input and output connected */
-export function startProgram(command: readonly [string, ...string[]], options: { readonly uid?: number; readonly gid?: number } = {}): Program {
+export function startProgram(command: readonly [string, ...string[]], options: ProgramOptions = {}): Program {
   const [file, ...args] = command;
   const child = spawn(file, args, { ...options, stdio: ['pipe', 'pipe', 'inherit'] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
@@ -63,8 +68,8 @@ export interface Host extends Program {
 /** @param descriptorLimit as `ulimit -n` sets it */
 export async function startHost(path: string, limits: Partial<AdmissionLimits> = {}, descriptorLimit?: number): Promise<Host> {
   const host = [process.execPath, programOf('acceptor-host.ts'), path, JSON.stringify(limits)] as const;
-  const program =
-    descriptorLimit === undefined ? startProgram(host) : startProgram(['/bin/sh', '-c', `ulimit -n ${String(descriptorLimit)}; exec "$@"`, 'sh', ...host]);
+  const limited = ['/bin/sh', '-c', `ulimit -n ${String(descriptorLimit)}; exec "$@"`, 'sh', ...host] as const;
+  const program = startProgram(descriptorLimit === undefined ? host : limited);
   const events: string[] = [];
   const next = async (kind: string): Promise<unknown> => {
     for (;;) {

@@ -67,7 +67,9 @@ function linkOf(fd: string): string {
 }
 
 describe('listenUnix', () => {
-  it.each(([1, 2, 3] as const).filter((tier) => tier >= bestPeerTier()))('tier %i: hands over the connection with who made it', async (tier) => {
+  const tiers = ([1, 2, 3] as const).filter((tier) => tier >= bestPeerTier());
+
+  it.each(tiers)('tier %i: hands over the connection with who made it', async (tier) => {
     const acceptor = await listen({ tier });
     expect(acceptor.tier).toBe(tier);
     const client = await dial();

@@ -5,7 +5,8 @@ import { parseStat } from '../../runtime/peer.ts';
 import { peerOfProcess } from '../help/peer.ts';
 
 const statOf = (name: string): string =>
-  `4711 (${name}) S 1 4711 4711 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 200 18446744073709551615 94000000001 94000000002 140700000003 0 0`;
+  `4711 (${name}) S 1 4711 4711 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 200 18446744073709551615 ` +
+  '94000000001 94000000002 140700000003 0 0';
 
 describe('parseStat', () => {
   it.each([
@@ -23,7 +24,9 @@ describe('parseStat', () => {
     });
   });
 
-  it.each(['', '1 (a) S', '1 (a) S 1 2 3', statOf('a').replace('987654', '-1'), statOf('a').replace('987654', 'x')])('refuses %j', (text) => {
+  const broken = ['', '1 (a) S', '1 (a) S 1 2 3', statOf('a').replace('987654', '-1'), statOf('a').replace('987654', 'x')];
+
+  it.each(broken)('refuses %j', (text) => {
     expect(parseStat(text)).toBeUndefined();
   });
 });

@@ -80,7 +80,9 @@ function serve(port: MessagePort): void {
       const shortest = queue.reduce((a, b) => (b.size - b.done < a.size - a.done ? b : a));
       if (step(shortest)) queue.splice(queue.indexOf(shortest), 1);
       if (queue.length === 0) jobs.delete(uid);
-      for (let got = receiveMessageOnPort(port); got !== undefined; got = receiveMessageOnPort(port)) obey(got.message as ToHasher);
+      for (let got = receiveMessageOnPort(port); got !== undefined; got = receiveMessageOnPort(port)) {
+        obey(got.message as ToHasher);
+      }
     }
   };
 

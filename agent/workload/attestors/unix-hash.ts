@@ -96,7 +96,8 @@ class Hashes implements ImageHashes {
   /** Takes over the handle if a job begins. */
   #answer(peer: Peer, stats: BigIntStats, handle: FileHandle): HashAnswer {
     if (this.#stopped) return { reason: 'unix.sha256.stopped' };
-    if (!stats.isFile() || `${String(stats.dev)}:${String(stats.ino)}` !== peer.facts.exe) return { reason: 'unix.sha256.changed' };
+    const inode = `${String(stats.dev)}:${String(stats.ino)}`;
+    if (!stats.isFile() || inode !== peer.facts.exe) return { reason: 'unix.sha256.changed' };
     if (stats.size > this.#limitBytes) return { reason: 'unix.sha256.too-large' };
     const version = versionOf(stats);
     const known = this.#known.get(version);

@@ -84,7 +84,12 @@ function readStatus(pid: number): string {
     fd = openSync(`/proc/${String(pid)}/status`, 'r');
   } catch (error) {
     const detail = { code: systemCode(error) ?? 'unknown' };
-    throw new SpiffeError('unavailable', 'unix.process.hidden', 'the status of the process cannot be read', { detail, cause: error });
+    throw new SpiffeError(
+      'unavailable',
+      'unix.process.hidden',
+      'the status of the process cannot be read',
+      { detail, cause: error },
+    );
   }
   try {
     let length = 0;

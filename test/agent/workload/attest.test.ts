@@ -63,7 +63,8 @@ describe('createAttest', () => {
 
   it('one that fails adds nothing and is named with its reason', async () => {
     const denied = new SpiffeError('unavailable', 'docker.socket', 'no answer');
-    const { attest, peer } = setting(attestor('unix', ['unix:uid:1']), attestor('docker', denied), attestor('k8s', new Error('bug')));
+    const failing = [attestor('docker', denied), attestor('k8s', new Error('bug'))];
+    const { attest, peer } = setting(attestor('unix', ['unix:uid:1']), ...failing);
     const { selectors, reports, incomplete } = await attest(peer, nothing, forever);
     expect([...selectors]).toEqual(['unix:uid:1']);
     expect(reports.map((report) => report.reason)).toEqual([undefined, 'docker.socket', 'attest.attestor']);
@@ -95,7 +96,9 @@ describe('createAttest', () => {
     await expect(none.attest(none.peer, nothing, forever)).rejects.toMatchObject({ reason: 'attest.failed' });
   });
 
-  it.each(['peer.exited', 'peer.closed', 'peer.image'] as const)('T-A01 asks nobody about a process that is %s', async (change) => {
+  const changes = ['peer.exited', 'peer.closed', 'peer.image'] as const;
+
+  it.each(changes)('T-A01 asks nobody about a process that is %s', async (change) => {
     const one = attestor('unix', ['unix:uid:1']);
     const { attest, peer } = setting(one);
     peer.become(change);

@@ -61,7 +61,8 @@ describe('createNameTable', () => {
   });
 
   it('reads names across the pieces in which a file comes', async () => {
-    await writeFile(path, Array.from({ length: 20_000 }, (_, id) => `user-with-a-name-${String(id)}:x:${String(id)}:0::/:/bin/sh\n`).join(''));
+    const line = (id: number): string => `user-with-a-name-${String(id)}:x:${String(id)}:0::/:/bin/sh\n`;
+    await writeFile(path, Array.from({ length: 20_000 }, (_, id) => line(id)).join(''));
     const table = createNameTable(path);
     for (let id = 0; id < 20_000; id += 37) expect(await table.nameOf(id)).toBe(`user-with-a-name-${String(id)}`);
   });
@@ -70,6 +71,7 @@ describe('createNameTable', () => {
     await writeFile(path, 'a:x:1:1\n'.repeat(100));
     await expect(createNameTable(path, 799).nameOf(1)).rejects.toMatchObject({ kind: 'limited', reason: 'unix.names.too-large' });
     expect(await createNameTable(path, 800).nameOf(1)).toBe('a');
-    await expect(createNameTable(directory).nameOf(1)).rejects.toMatchObject({ kind: 'unavailable', reason: 'unix.names.unreadable' });
+    const unreadable = { kind: 'unavailable', reason: 'unix.names.unreadable' };
+    await expect(createNameTable(directory).nameOf(1)).rejects.toMatchObject(unreadable);
   });
 });

@@ -2,7 +2,20 @@ import { spawn, spawnSync } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { appendFile, copyFile, mkdir, mkdtemp, readFile, realpath, rename, rm, symlink, truncate, utimes, writeFile } from 'node:fs/promises';
+import {
+  appendFile,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readFile,
+  realpath,
+  rename,
+  rm,
+  symlink,
+  truncate,
+  utimes,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -125,7 +138,8 @@ describe('ids and names', () => {
     const held = await run('setpriv', ['--groups', groups, '/bin/sleep', '60']);
     await becomes(held, 'sleep');
     const same = hold(held.peer.pid);
-    await expect(attest(attestor({ groupLimit: 199 }), same)).rejects.toMatchObject({ kind: 'limited', reason: 'unix.groups.too-many' });
+    const refused = { kind: 'limited', reason: 'unix.groups.too-many' };
+    await expect(attest(attestor({ groupLimit: 199 }), same)).rejects.toMatchObject(refused);
     expect((await attest(attestor({ groupLimit: 200 }), same)).selectors).toContain('unix:supplementary_gid:5199');
   });
 
@@ -134,7 +148,8 @@ describe('ids and names', () => {
     const held = await run('/bin/sleep');
     const refused = attest(attestor({ overflow: { uid, gid: 65_534 } }), held);
     await expect(refused).rejects.toMatchObject({ kind: 'denied', reason: 'unix.ids.unmapped' });
-    expect((await attest(attestor({ overflow: { uid: 65_534, gid: 65_534 } }), held)).selectors).toContain(`unix:uid:${String(uid)}`);
+    const mapped = await attest(attestor({ overflow: { uid: 65_534, gid: 65_534 } }), held);
+    expect(mapped.selectors).toContain(`unix:uid:${String(uid)}`);
   });
 
   it('T-A19 a process that is gone has no facts', async () => {
@@ -149,7 +164,8 @@ describe('ids and names', () => {
 
 describe('parseStatus', () => {
   const text = (name: string, groups = '4 5 4'): string =>
-    `Name:\t${name}\nUmask:\t0022\nState:\tS (sleeping)\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nFDSize:\t64\nGroups:\t${groups} \nNStgid:\t9\n`;
+    `Name:\t${name}\nUmask:\t0022\nState:\tS (sleeping)\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nFDSize:\t64\n` +
+    `Groups:\t${groups} \nNStgid:\t9\n`;
 
   it('reads effective ids and groups without repeats', () => {
     expect(parseStatus(text('sh'), 10)).toEqual({ uid: 2, gid: 6, groups: [4, 5] });
@@ -166,18 +182,23 @@ describe('parseStatus', () => {
     expect(() => parseStatus(text('sh', many), 1024)).toThrow(expect.objectContaining({ reason: 'unix.groups.too-many' }));
   });
 
-  it.each(['', 'Name:\tsh\n', text('sh').replace('\t2\t', '\t-2\t'), text('sh').replace('Uid:\t1\t2\t3\t4', 'Uid:\t1'), text('sh', 'x')])(
-    'refuses what is not of the form: %j',
-    (broken) => {
-      expect(() => parseStatus(broken, 10)).toThrow(expect.objectContaining({ kind: 'internal', reason: 'unix.status.form' }));
-    },
-  );
+  it.each([
+    '',
+    'Name:\tsh\n',
+    text('sh').replace('\t2\t', '\t-2\t'),
+    text('sh').replace('Uid:\t1\t2\t3\t4', 'Uid:\t1'),
+    text('sh', 'x'),
+  ])('refuses what is not of the form: %j', (broken) => {
+    expect(() => parseStatus(broken, 10)).toThrow(expect.objectContaining({ kind: 'internal', reason: 'unix.status.form' }));
+  });
 });
 
 describe('path', () => {
   const pathsOf = ({ selectors }: Facts): readonly string[] => selectors.filter((one) => one.startsWith('unix:path:'));
 
-  it.each(['plain', 'with blank', 'colon:in:it', 'naïve-✓', '(deleted)', 'honest (deleted)'])('is the executable’s: %s', async (name) => {
+  const names = ['plain', 'with blank', 'colon:in:it', 'naïve-✓', '(deleted)', 'honest (deleted)'];
+
+  it.each(names)('is the executable’s: %s', async (name) => {
     const path = await sleeper(name);
     const facts = await attest(attestor(), await run(path));
     expect(pathsOf(facts)).toEqual([`unix:path:${path}`]);
