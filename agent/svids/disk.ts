@@ -7,7 +7,7 @@ import path from 'node:path';
 import type { Bundle } from '../../spiffe/bundle.ts';
 import type { RegistrationEntry } from '../../spiffe/entry.ts';
 import { isSpiffeError, SpiffeError } from '../../spiffe/errors.ts';
-import { checkPrivateDirectory, readPrivateFile, removeFile, writePrivateFile } from '../../runtime/files.ts';
+import { checkPrivateDirectory, readPrivateFile, readTrustedFile, removeFile, writePrivateFile } from '../../runtime/files.ts';
 import { generateSealingKey, seal, sealingKey, unseal, type SealingSecret } from '../../runtime/seal.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { createAlarm } from '../alarm.ts';
@@ -25,7 +25,7 @@ export interface DiskCacheOptions {
   /** Owner-only directory. */
   readonly directory: string;
   /** A file of 32 bytes to seal with; when absent a key is made beside the cache. */
-  readonly keyFile: string | undefined;
+  readonly keyFile: SealingKeyFile | undefined;
   readonly clock: Clock;
   /** In [0, 1): new jitter for what is read back. */
   readonly random: () => number;
@@ -33,6 +33,12 @@ export interface DiskCacheOptions {
   readonly content: () => { readonly holdings: Holdings; readonly x509: Iterable<HeldX509Svid>; readonly jwt: Iterable<HeldJwtSvid> };
   /** A write or a read that failed; the agent goes on without. */
   readonly onProblem: (error: SpiffeError) => void;
+}
+
+/** `private`: this user's own and nobody else's. `credential`: put there by the service manager, which owns it. */
+export interface SealingKeyFile {
+  readonly path: string;
+  readonly kind: 'private' | 'credential';
 }
 
 export interface DiskCache {
@@ -132,8 +138,11 @@ export async function forgetDiskCache(directory: string): Promise<void> {
   await removeFile(path.join(directory, 'cache.key'));
 }
 
-async function readSecret(directory: string, keyFile: string | undefined): Promise<SealingSecret> {
-  if (keyFile !== undefined) return { type: 'key', key: sealingKey(await readPrivateFile(keyFile, 1024)) };
+async function readSecret(directory: string, keyFile: SealingKeyFile | undefined): Promise<SealingSecret> {
+  if (keyFile !== undefined) {
+    const read = keyFile.kind === 'private' ? readPrivateFile : readTrustedFile;
+    return { type: 'key', key: sealingKey(await read(keyFile.path, 1024)) };
+  }
   const own = path.join(directory, 'cache.key');
   try {
     return { type: 'key', key: sealingKey(await readPrivateFile(own, 1024)) };

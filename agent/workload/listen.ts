@@ -20,6 +20,8 @@ export interface WorkloadListenOptions {
   readonly limits: WorkloadLimits;
   readonly services: readonly RpcService<Caller>[];
   readonly callerOf: (peer: Peer) => Caller;
+  /** False while nothing is known to answer by; callers are asked to come back. */
+  readonly isReady: () => boolean;
   readonly onCall: (end: CallEnd<Caller>) => void;
   readonly onEvent: (event: AcceptorEvent) => void;
   /** Adds reflection. */
@@ -59,6 +61,9 @@ export async function listenForWorkloads(options: WorkloadListenOptions): Promis
     bounds: { maxReceiveBytes, maxConcurrentStreams: limits.callsPerConnection, maxConnections: limits.total },
     access: (call) => {
       checkHeader(call);
+      if (call.method.startsWith(guardedPrefix) && !options.isReady()) {
+        throw new SpiffeError('unavailable', 'workload.starting', 'the agent has not learned its entries yet');
+      }
       counter.enter(call);
     },
     observe: (end) => {

@@ -1,0 +1,445 @@
+/**
+ * The composition root of the agent: every part made once, in order, by hand, and run until a signal aborts. What an
+ * operator may choose is `config.ts`; arguments, signals and exit codes are `main.ts`.
+ */
+import path from 'node:path';
+import { isSpiffeError, SpiffeError } from '../spiffe/errors.ts';
+import { untilAborted } from '../runtime/abort.ts';
+import type { Clock } from '../runtime/clock.ts';
+import { ensurePrivateDirectory } from '../runtime/files.ts';
+import { openHealthPages, type Health } from '../runtime/health.ts';
+import type { Logger } from '../runtime/log.ts';
+import type { Metrics } from '../runtime/metrics.ts';
+import type { Peer, PeerTier } from '../runtime/peer.ts';
+import { rpcService } from '../runtime/rpc/handlers.ts';
+import { runTasks, type Task } from '../runtime/tasks.ts';
+import { adminApi } from './admin/api.ts';
+import { listenForOperators } from './admin/listen.ts';
+import type { AgentConfig } from './config.ts';
+import { eventReceiver } from './events/messages.ts';
+import { createReporter, type Reporter } from './events/report.ts';
+import { openSpool } from './events/spool.ts';
+import { attestNode, firstTrust, renewNode, type ConnectAnonymously } from './node/attest.ts';
+import type { EvidenceSource } from './node/evidence.ts';
+import { createIdentity } from './node/identity.ts';
+import { gatherInventory } from './node/inventory.ts';
+import { joinTokenEvidence } from './node/join-token.ts';
+import { generateNodeKeys } from './node/keys.ts';
+import { connectAnonymously, connectMutually, type LinkOptions } from './node/link.ts';
+import { postStatus } from './node/messages.ts';
+import { nodeStateFiles } from './node/state.ts';
+import type { FirstTrust } from './node/trust.ts';
+import { agentServices } from './node/wire.ts';
+import { x509PopEvidence } from './node/x509-pop.ts';
+import { createObserver } from './observe.ts';
+import { createSvidCache } from './svids/cache.ts';
+import { createDeliveries } from './svids/delivery.ts';
+import { createDiskCache, forgetDiskCache, type SealingKeyFile } from './svids/disk.ts';
+import { leanSigner, spireSigner } from './svids/messages.ts';
+import { generateKeys, receiveX509 } from './svids/receive.ts';
+import { createRenewal } from './svids/renew.ts';
+import { firstSupported } from './svids/signer.ts';
+import { nothingTainted, sameTaint, taintedBy } from './svids/taint.ts';
+import { createTokens } from './svids/tokens.ts';
+import { createFollower } from './sync/follow.ts';
+import { createHoldings, holdingsOf, noHoldings } from './sync/holdings.ts';
+import { askBehind, openFollow, pollSource } from './sync/messages.ts';
+import { createPoller } from './sync/poll.ts';
+import { synchronise } from './sync/synchronise.ts';
+import { workloadApi } from './workload/api.ts';
+import { createAttest, followAttestation } from './workload/attest.ts';
+import { createUnixAttestor } from './workload/attestors/unix.ts';
+import { createCaller, type Caller } from './workload/caller.ts';
+import { healthApi } from './workload/health.ts';
+import { listenForWorkloads } from './workload/listen.ts';
+import { createWanted } from './workload/wanted.ts';
+import { createWitness } from './witness.ts';
+
+export interface AgentParts {
+  readonly config: AgentConfig;
+  readonly version: string;
+  readonly clock: Clock;
+  /** In [0, 1): jitter. */
+  readonly random: () => number;
+  readonly log: Logger;
+  readonly metrics: Metrics;
+  readonly health: Health;
+  /** What the restart cache is sealed with, when it is not a key of its own. */
+  readonly sealingKey: SealingKeyFile | undefined;
+}
+
+/**
+ * Runs until the signal aborts.
+ * @throws denied `identity.banned|must-rejoin` when the agent has to end for good, and what parts throw that cannot start
+ */
+export async function runAgentParts(parts: AgentParts, signal: AbortSignal): Promise<void> {
+  const { config } = parts;
+  const cacheDirectory = path.join(config.data_dir, 'cache');
+  await ensurePrivateDirectory(config.data_dir);
+  await ensurePrivateDirectory(cacheDirectory);
+  if (config.cache.mode === 'off') await forgetDiskCache(cacheDirectory);
+  try {
+    await runTasks(await composeAgent(parts, cacheDirectory), signal);
+  } catch (error) {
+    const cause: unknown = isSpiffeError(error, undefined, 'task.failed') ? error.cause : error;
+    // Whoever may not be an agent any more must not serve from what it remembers either.
+    if (isSpiffeError(cause, 'denied') && cause.reason.startsWith('identity.')) await forgetDiskCache(cacheDirectory);
+    throw cause;
+  }
+}
+
+async function composeAgent(parts: AgentParts, cacheDirectory: string): Promise<Readonly<Record<string, Task>>> {
+  const { config, version, clock, random, log, metrics, health } = parts;
+  const trustDomain = config.trust_domain;
+  const deliveries = createDeliveries();
+  const wanted = createWanted();
+
+  // What a former process knew, so that workloads are served before the server answers.
+  const disk = createDiskCache({
+    directory: cacheDirectory,
+    keyFile: parts.sealingKey,
+    clock,
+    random,
+    content: () => ({ holdings: holdings.value, x509: cache.held(), jwt: tokens.held() }),
+    onProblem: (error) => observer.problem('cache.problem', error),
+  });
+  const touchDisk = config.cache.mode === 'sealed' ? () => disk.touch() : () => undefined;
+
+  let tainted = nothingTainted;
+  const cache = createSvidCache({
+    trustDomain,
+    now: () => clock.now(),
+    prefetchLimit: config.limits.prefetched_svids,
+    onWanted: (entries) => renewal.want(entries),
+    onChange: touchDisk,
+  });
+
+  const observer = createObserver({
+    clock,
+    log,
+    metrics,
+    health,
+    read: {
+      entries: () => cache.counts().entries,
+      x509Svids: () => cache.counts().x509,
+      jwtSvids: () => tokens.size,
+      streams: () => deliveries.size,
+      connections: () => connections(),
+      queued: () => renewal.queued,
+      spooled: () => reporter.waiting,
+      earliestExpiryAt: () => earliest(cache.held()),
+      ownExpiryAt: () => identity.identity.value?.svid.expiresAt,
+      heardAt: () => heardAt,
+      revision: () => holdings.value.position?.revision,
+    },
+  });
+  let connections = (): number => 0;
+  let heardAt: number | undefined;
+
+  // The agent's own identity and the connections that stand on it.
+  const link: LinkOptions = {
+    clock,
+    host: config.server.address,
+    port: config.server.port,
+    trustDomain,
+    minVersion: `TLSv${config.server.min_tls_version}`,
+  };
+  const connect: ConnectAnonymously = (trust) => {
+    if (trust === 'unverified' && config.trust_bundle !== undefined && 'insecure' in config.trust_bundle) {
+      log.warn('trust.insecure', { remedy: 'configure trust_bundle with a path or a pin: whoever answers first is believed' });
+    }
+    return connectAnonymously(link, trust);
+  };
+  const source = evidenceSource(config);
+  const identity = createIdentity({
+    clock,
+    random,
+    trustDomain,
+    files: nodeStateFiles(config.data_dir, trustDomain),
+    repeatable: source.repeatable,
+    firstTrust: (stop) => firstTrust(firstTrustOf(config), trustDomain, connect, stop),
+    attest: (trust, stop) => attestNode({ trustDomain, connect, source, trust, generateKeys: generateNodeKeys }, stop),
+    renew: async (stop) => renewNode(client, await generateNodeKeys(), trustDomain, stop),
+    onEvent(event) {
+      observer.identity(event);
+      if (event.what === 'renewed' || event.what === 'attested') follower.reopen();
+    },
+  });
+  const client = connectMutually(link, identity.tls, {
+    succeeded: (svid) => identity.confirmUse(svid),
+    failed: (error) => identity.refused(error),
+  });
+
+  // Signing.
+  const signer = firstSupported(leanSigner(client), spireSigner(client));
+  const renewal = createRenewal({
+    clock,
+    random,
+    cache,
+    signer,
+    generateKeys,
+    receive: (entry, chain, keys) => receiveX509(entry, chain, keys, random()),
+    tainted: () => tainted.x509,
+    onOutcome: (outcome) => witness.renewed(outcome),
+  });
+  const tokens = createTokens({
+    clock,
+    random,
+    signer,
+    entry: (id) => cache.entry(id),
+    tainted: () => tainted.jwt,
+    limit: config.limits.kept_tokens,
+    onOutcome: (outcome) => witness.signedToken(outcome),
+    onChange: touchDisk,
+  });
+
+  // What this node is entitled to.
+  const remembered = config.cache.mode === 'sealed' ? await disk.read() : undefined;
+  let known = remembered !== undefined;
+  const initial = remembered === undefined ? noHoldings : holdingsOf(remembered.holdings);
+  const holdings = createHoldings(initial, (now) => {
+    cache.holdingsChanged(now);
+    wanted.update(now.entries);
+    const bundle = now.bundles.get(trustDomain);
+    const taint = taintedBy(bundle, now.authorities.values());
+    if (!sameTaint(taint, tainted)) {
+      tainted = taint;
+      renewal.rescan();
+    }
+    if (bundle !== undefined) {
+      identity.learnBundle(bundle).catch((error: unknown) => observer.problem('bundle.not-kept', unexpected(error)));
+    }
+  });
+  if (remembered !== undefined) {
+    tainted = taintedBy(initial.bundles.get(trustDomain), initial.authorities.values());
+    cache.restore(remembered.x509);
+    tokens.restore(remembered.jwt);
+    cache.holdingsChanged(initial);
+    wanted.update(initial.entries);
+    log.info('cache.read', { count: remembered.x509.length, revision: initial.position?.revision });
+  }
+  const follower = createFollower({
+    clock,
+    random,
+    holdings,
+    open: (hello, stop) => openFollow(client, version, hello, stop),
+    delivered: () => deliveries.settled(),
+    onCommand(command) {
+      const told = new SpiffeError('denied', `agent.${command.action}`, command.reason === '' ? `the server says: ${command.action}` : command.reason);
+      log.warn('sync.command', { kind: command.action, reason: command.reason });
+      if (command.action === 'banned') identity.banned(told);
+      else if (command.action === 'evicted') identity.evicted(told);
+      else identity.renewNow();
+    },
+    onState(state) {
+      if (state.state === 'current') known = true;
+      heardAt = follower.heardAt ?? heardAt;
+      observer.followed(state);
+    },
+  });
+  const poller = createPoller({
+    clock,
+    random,
+    trustDomain,
+    holdings,
+    source: pollSource(client),
+    intervalMs: config.sync.poll_interval,
+    onSynced() {
+      known = true;
+      heardAt = clock.monotonic();
+      observer.polled();
+    },
+    onFailed: (error) => observer.pollFailed(error),
+  });
+  const synchronisation = synchronise({
+    clock,
+    holdings,
+    follower,
+    poller,
+    askBehind: (position, stop) => askBehind(client, position, stop),
+    onPolling: (why) => log.info('sync.polling', { reason: why.reason }),
+  });
+
+  // The record.
+  const reporter = await reporterOf(parts, eventReceiver(client), (error) => observer.problem('events.problem', error));
+  const witness = createWitness(observer, reporter);
+
+  // Workloads.
+  const unix = createUnixAttestor({
+    clock,
+    hashLimitBytes: config.workload.unix.hash_limit,
+    groupLimit: config.workload.unix.group_limit,
+  });
+  const attest = createAttest({ attestors: [unix], clock });
+  const callerOf = (peer: Peer): Caller =>
+    createCaller(
+      peer,
+      (whose, stop) => followAttestation({ attest, clock, random }, whose, wanted.wanted, stop),
+      (caller, attestation) => witness.attested(caller, attestation),
+    );
+  const services = agentServices();
+  const api = workloadApi({
+    clock,
+    cache,
+    freshness: synchronisation.freshness,
+    deliveries,
+    trustDomain,
+    holdings: () => holdings.value,
+    tokens,
+    witness,
+    allowedForeignClaims: new Set(config.workload.allowed_foreign_jwt_claims),
+    bundlesForAll: config.workload.bundles_for_all,
+  });
+  const isServing = (): boolean => health.state.value.ready;
+  let tier: PeerTier | undefined;
+
+  const workloads: Task = async (stop) => {
+    const { limits } = config;
+    const listener = await listenForWorkloads({
+      clock,
+      path: config.socket_path,
+      mode: 0o777,
+      backlog: limits.backlog,
+      limits: {
+        total: limits.connections,
+        connectionsPerUid: limits.connections_per_user,
+        connectsPerSecondPerUid: limits.connects_per_second_per_user,
+        callsPerUid: limits.calls_per_user,
+        callsPerConnection: limits.calls_per_connection,
+      },
+      services: [rpcService(services.SpiffeWorkloadAPI, api), rpcService(services['grpc.health.v1.Health'], healthApi<Caller>(isServing))],
+      callerOf,
+      isReady: () => known,
+      onCall: (end) => observer.called(end),
+      onEvent: (event) => observer.accepted(event),
+      unseenImage: config.workload.unseen_image,
+      ...(config.workload.peer_tier === 0 ? {} : { tier: config.workload.peer_tier as PeerTier }),
+    });
+    tier = listener.tier;
+    connections = () => listener.connections;
+    observer.listening(config.socket_path, listener.tier);
+    try {
+      await untilOver(listener.acceptor.ended, stop);
+    } finally {
+      await Promise.all([listener.stop(), unix.stop()]);
+    }
+  };
+
+  const operators: Task = async (stop) => {
+    const status = (): Parameters<typeof adminApi>[0]['status'] extends () => infer S ? S : never => ({
+      version,
+      agentId: identity.identity.value?.svid.spiffeId ?? '',
+      svidExpiresAt: identity.identity.value?.svid.expiresAt ?? 0,
+      epoch: holdings.value.position?.epoch ?? '',
+      revision: holdings.value.position?.revision ?? 0,
+      followedAt: heardAt === undefined ? 0 : clock.now() - (clock.monotonic() - heardAt),
+      entries: cache.counts().entries,
+      x509Svids: cache.counts().x509,
+      jwtSvids: tokens.size,
+      workloadStreams: deliveries.size,
+      kernelTier: tier === undefined ? '' : tierNames[tier],
+      unmetConditions: health.state.value.unmet.map(({ name, why }) => `${name}: ${why}`),
+      spooledEvents: reporter.waiting,
+    });
+    const admin = adminApi({ clock, status, attest, wanted: () => wanted.wanted.value, entries: () => cache.entries() });
+    const listener = await listenForOperators({
+      clock,
+      path: config.admin_socket_path,
+      mode: 0o770,
+      services: [rpcService(services['steeple.agent.v1.Admin'], admin), rpcService(services['grpc.health.v1.Health'], healthApi<Peer>(isServing))],
+      onCall: (end) => observer.called(end),
+    });
+    try {
+      await untilOver(new Promise<never>(() => undefined), stop);
+    } finally {
+      await listener.stop();
+    }
+  };
+
+  const own: Task = async (stop) => {
+    try {
+      await identity.start(stop);
+      joined.resolve();
+      await identity.run(stop);
+    } finally {
+      client.close();
+    }
+  };
+  const joined = Promise.withResolvers<void>();
+  /** Not before there is an SVID to present. */
+  const onceJoined =
+    (task: Task): Task =>
+    async (stop) => {
+      await untilOver(joined.promise, stop);
+      await task(stop);
+    };
+
+  const tasks: Record<string, Task> = {
+    workloads,
+    operators,
+    identity: own,
+    sync: onceJoined(async (stop) => {
+      // Nothing depends on it: it tells a server that does not learn it otherwise which version runs here.
+      postStatus(client, version, stop).catch((error: unknown) => observer.problem('status.failed', unexpected(error)));
+      await synchronisation.run(stop);
+    }),
+    renewal: (stop) => renewal.run(stop),
+    tokens: (stop) => tokens.run(stop),
+    events: onceJoined((stop) => reporter.run(stop)),
+  };
+  if (config.cache.mode === 'sealed') tasks['cache'] = (stop) => disk.run(stop);
+  if (config.health !== undefined) {
+    const pages = await openHealthPages({ health, metrics, host: config.health.address, port: config.health.port });
+    tasks['health'] = (stop) => pages.serve(stop);
+  }
+  return tasks;
+}
+
+const tierNames: Readonly<Record<PeerTier, string>> = { 1: 'SO_PEERPIDFD', 2: 'pidfd_open', 3: 'start time' };
+
+/** Resolves with the promise or rejects with what it says went wrong, or with the signal's reason. */
+async function untilOver(over: Promise<SpiffeError | undefined | void>, stop: AbortSignal): Promise<void> {
+  const failed = await untilAborted(over, stop);
+  if (failed instanceof SpiffeError) throw failed;
+}
+
+function evidenceSource(config: AgentConfig): EvidenceSource {
+  const { attestor } = config;
+  switch (attestor.type) {
+    case 'join_token':
+      if (attestor.token_file !== undefined) return joinTokenEvidence({ tokenFile: attestor.token_file });
+      return joinTokenEvidence({ token: attestor.token?.reveal() ?? '' });
+    case 'x509pop':
+      return x509PopEvidence({ certificate: attestor.certificate, key: attestor.key, intermediates: attestor.intermediates });
+  }
+}
+
+/** @throws invalid `trust.none` */
+function firstTrustOf(config: AgentConfig): FirstTrust {
+  const { trust_bundle: trust } = config;
+  if (trust === undefined) {
+    throw new SpiffeError('invalid', 'trust.none', 'no bundle was learned yet, and trust_bundle does not say what to trust first');
+  }
+  if ('path' in trust) return { type: 'file', path: trust.path, format: trust.format };
+  return 'pin' in trust ? { type: 'pin', sha256: trust.pin } : { type: 'insecure' };
+}
+
+async function reporterOf(parts: AgentParts, receiver: Parameters<typeof createReporter>[0]['receiver'], onProblem: (error: SpiffeError) => void): Promise<Reporter> {
+  const { config, clock, random, version } = parts;
+  if (config.events.mode === 'off') {
+    return { record: () => undefined, waiting: 0, run: (stop) => untilOver(new Promise<never>(() => undefined), stop) };
+  }
+  const spool = await openSpool({ directory: path.join(config.data_dir, 'events'), maxBytes: config.events.spool_size, now: () => clock.now() });
+  const inventory = gatherInventory({ agent_version: version });
+  return createReporter({ clock, random, spool, receiver, inventory, onProblem });
+}
+
+function earliest(svids: Iterable<{ readonly expiresAt: number }>): number | undefined {
+  let first: number | undefined;
+  for (const { expiresAt } of svids) first = first === undefined ? expiresAt : Math.min(first, expiresAt);
+  return first;
+}
+
+function unexpected(error: unknown): SpiffeError {
+  return error instanceof SpiffeError ? error : new SpiffeError('internal', 'agent.unexpected', 'unexpected failure', { cause: error });
+}

@@ -1,0 +1,83 @@
+/**
+ * What workloads caused, told to the record and to the metrics: one place where a call of the Workload API becomes events.
+ * Sampling and keeping them is `events/`.
+ */
+import { canonicalSelectors } from '../spiffe/selector.ts';
+import type { Reporter } from './events/report.ts';
+import type { Observer } from './observe.ts';
+import type { RenewalOutcome } from './svids/renew.ts';
+import type { TokenOutcome } from './svids/tokens.ts';
+import type { Witness } from './workload/api.ts';
+import type { Attestation } from './workload/attest.ts';
+import type { Caller } from './workload/caller.ts';
+
+export interface WorkloadWitness extends Witness {
+  attested(caller: Caller, attestation: Attestation): void;
+  renewed(outcome: RenewalOutcome): void;
+  signedToken(outcome: TokenOutcome): void;
+}
+
+/** Far more than any attestor yields today; the rest is counted by the server's own limits. */
+const mostSelectors = 256;
+
+export function createWitness(observer: Observer, reporter: Pick<Reporter, 'record'>): WorkloadWitness {
+  return {
+    attested(caller, attestation) {
+      const ms = Math.max(0, ...attestation.reports.map((report) => report.ms));
+      observer.attested(ms, attestation.incomplete ? 'incomplete' : 'complete');
+      const failed = attestation.reports.flatMap(({ attestor, reason }) => (reason === undefined ? [] : [`${attestor}: ${reason}`]));
+      reporter.record({
+        kind: 'attested',
+        process: caller.process,
+        selectors: canonicalSelectors(attestation.selectors).slice(0, mostSelectors),
+        reason: failed.join(', '),
+      });
+    },
+    matched(caller, { update }) {
+      for (const entry of update.entries) {
+        reporter.record({ kind: 'matched', process: caller.process, entryId: entry.id, spiffeId: entry.spiffeId, selectors: entry.selectors });
+      }
+    },
+    delivered(caller, svid, before) {
+      reporter.record({
+        kind: before === undefined ? 'delivered' : 'rotated',
+        process: caller.process,
+        entryId: svid.entryId,
+        spiffeId: svid.spiffeId,
+        credential: svid.serial,
+      });
+    },
+    updated: (committedAt) => observer.updated(committedAt),
+    refused(caller, method, error) {
+      reporter.record({ kind: 'refused', process: caller.process, reason: `${method}: ${error.reason}` });
+    },
+    closed(caller, method) {
+      reporter.record({ kind: 'closed', process: caller.process, reason: method });
+    },
+    renewed(outcome) {
+      observer.renewed(outcome);
+      if (outcome.error === undefined) return;
+      const { entry, process } = outcome;
+      reporter.record({ kind: 'refused', process, entryId: entry.id, spiffeId: entry.spiffeId, reason: outcome.error.reason });
+    },
+    signedToken(outcome) {
+      observer.signedToken(outcome);
+      const { entry, process, svid, error } = outcome;
+      reporter.record({
+        kind: error === undefined ? 'delivered' : 'refused',
+        process,
+        entryId: entry.id,
+        spiffeId: entry.spiffeId,
+        credential: svid === undefined ? '' : jtiOf(svid.token),
+        reason: error?.reason ?? 'jwt',
+      });
+    },
+  };
+}
+
+/** Of a token that was parsed when it came; `''` when it has none. */
+function jtiOf(token: string): string {
+  const [, payload = ''] = token.split('.');
+  const claims: unknown = JSON.parse(Buffer.from(payload, 'base64url').toString('utf8'));
+  return typeof claims === 'object' && claims !== null && 'jti' in claims && typeof claims.jti === 'string' ? claims.jti : '';
+}
