@@ -1,0 +1,149 @@
+/**
+ * `steeple svid fetch|watch|validate`: what the Workload API gives the calling process. It uses the library as any
+ * workload would.
+ */
+import { chmod, mkdir, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { WorkloadApi, type X509Context } from '../../client/index.ts';
+import { systemClock } from '../../runtime/clock.ts';
+import { SpiffeError } from '../../spiffe/errors.ts';
+import { parseSpiffeId, trustDomainOf } from '../../spiffe/id.ts';
+import { formatPemCertificates } from '../../spiffe/pem.ts';
+import type { X509Svid } from '../../spiffe/x509-svid.ts';
+import { command, type Command, exitCodes, type Io } from '../command.ts';
+import type { FlagSpec } from '../flags.ts';
+import { distance, instant, json, outputFlag, type OutputForm, outputForm, plain, record } from '../print.ts';
+
+const socketFlag = {
+  socket: { type: 'text', value: 'PATH', summary: "the agent's public socket; SPIFFE_ENDPOINT_SOCKET when absent" },
+} as const satisfies Record<string, FlagSpec>;
+
+const dirFlag = {
+  dir: { type: 'text', value: 'DIR', summary: 'write svid.N.pem, svid.N.key and bundle.N.pem here' },
+} as const satisfies Record<string, FlagSpec>;
+
+const defaultSocket = 'unix:///run/steeple/agent/public/api.sock';
+
+export const svidCommands: readonly Command[] = [
+  command({
+    name: 'svid fetch',
+    summary: 'print the identities of this process, or JWT-SVIDs for an audience',
+    flags: {
+      ...socketFlag,
+      ...outputFlag,
+      ...dirFlag,
+      audience: { type: 'list', value: 'NAME', summary: 'fetch JWT-SVIDs for this audience; may be repeated' },
+      'spiffe-id': { type: 'text', value: 'ID', summary: 'with --audience: only for this identity' },
+      timeout: { type: 'duration', value: 'TIME', summary: 'how long to wait; 5s unless given' },
+    },
+    async run({ flags }, io) {
+      using api = openApi(flags.socket, io);
+      const deadline = { deadlineMs: (flags.timeout ?? 5) * 1000, signal: io.signal };
+      const form = outputForm(flags.output);
+      if (flags.audience.length > 0) {
+        const asked = flags['spiffe-id'];
+        const request = { audience: flags.audience, ...(asked !== undefined && { spiffeId: parseSpiffeId(asked) }) };
+        const svids = await api.fetchJwtSvids(request, deadline);
+        if (form === 'json') io.out(json(svids.map((svid) => ({ ...svid, expiresAt: instant(svid.expiresAt) }))));
+        else io.out(svids.map((svid) => `${svid.spiffeId}\n${svid.token}\n`).join(''));
+        return exitCodes.ok;
+      }
+      await show(await api.fetchX509Context(deadline), form, flags.dir, io);
+      return exitCodes.ok;
+    },
+  }),
+  command({
+    name: 'svid watch',
+    summary: 'print every update of the identities of this process',
+    flags: { ...socketFlag, ...outputFlag, ...dirFlag },
+    async run({ flags }, io) {
+      using api = openApi(flags.socket, io);
+      const form = outputForm(flags.output);
+      for await (const context of api.watchX509Context(io.signal)) await show(context, form, flags.dir, io);
+      return exitCodes.ok;
+    },
+  }),
+  command({
+    name: 'svid validate',
+    summary: 'have the agent check a JWT-SVID',
+    flags: {
+      ...socketFlag,
+      ...outputFlag,
+      audience: { type: 'text', value: 'NAME', summary: 'who the token must be for' },
+      svid: { type: 'text', value: 'TOKEN', summary: 'the token; standard input when absent' },
+    },
+    async run({ flags }, io) {
+      const { audience } = flags;
+      if (audience === undefined) throw new SpiffeError('invalid', 'cli.svid.audience', '--audience is needed');
+      const token = flags.svid ?? (await io.input()).trim();
+      using api = openApi(flags.socket, io);
+      try {
+        const { spiffeId, claims } = await api.validateJwtSvid(token, audience, { signal: io.signal });
+        if (outputForm(flags.output) === 'json') io.out(json({ spiffeId, claims }));
+        else io.out(`${spiffeId}\n${plain(JSON.stringify(claims))}\n`);
+        return exitCodes.ok;
+      } catch (error) {
+        if (!(error instanceof SpiffeError) || error.kind !== 'invalid') throw error;
+        io.err(`steeple: not valid: ${plain(error.message)}\n`);
+        return exitCodes.failed;
+      }
+    },
+  }),
+];
+
+function openApi(flag: string | undefined, io: Io): WorkloadApi {
+  const given = flag ?? io.env['SPIFFE_ENDPOINT_SOCKET'] ?? defaultSocket;
+  return new WorkloadApi({ address: given.startsWith('/') ? `unix://${given}` : given });
+}
+
+async function show(context: X509Context, form: OutputForm, dir: string | undefined, io: Io): Promise<void> {
+  if (dir !== undefined) await writeFiles(context, dir);
+  const now = systemClock.now();
+  if (form === 'json') {
+    const svids = context.svids.map((svid) => ({
+      spiffeId: svid.spiffeId,
+      serial: svid.serial,
+      hint: svid.hint,
+      notBeforeAt: instant(svid.notBeforeAt),
+      expiresAt: instant(svid.expiresAt),
+      certificates: formatPemCertificates(svid.chain),
+    }));
+    const bundles = Object.fromEntries([...context.bundles].map(([domain, list]) => [domain, formatPemCertificates(list)]));
+    io.out(`${JSON.stringify({ svids, bundles })}\n`);
+    return;
+  }
+  for (const svid of context.svids) {
+    io.out(
+      record([
+        ['SPIFFE ID', svid.spiffeId],
+        ['Serial', svid.serial],
+        ['Valid from', instant(svid.notBeforeAt)],
+        ['Expires', `${instant(svid.expiresAt)} (${distance(svid.expiresAt, now)})`],
+        ...(svid.hint === '' ? [] : [['Hint', svid.hint] as const]),
+        ['Bundles', [...context.bundles.keys()]],
+      ]),
+    );
+  }
+}
+
+/** Each file replaced whole, the key readable by its owner only from its first byte. */
+async function writeFiles(context: X509Context, dir: string): Promise<void> {
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  for (const [index, svid] of context.svids.entries()) {
+    await replace(join(dir, `svid.${index}.pem`), formatPemCertificates(svid.chain), 0o644);
+    await replace(join(dir, `svid.${index}.key`), keyText(svid), 0o600);
+    const bundle = context.bundles.get(trustDomainOf(svid.spiffeId)) ?? [];
+    await replace(join(dir, `bundle.${index}.pem`), formatPemCertificates(bundle), 0o644);
+  }
+}
+
+function keyText(svid: X509Svid): string {
+  return String(svid.privateKey.export({ type: 'pkcs8', format: 'pem' }));
+}
+
+async function replace(path: string, text: string, mode: number): Promise<void> {
+  const temporary = `${path}.new`;
+  await writeFile(temporary, text, { mode });
+  await chmod(temporary, mode);
+  await rename(temporary, path);
+}
