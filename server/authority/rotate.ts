@@ -5,13 +5,13 @@
 import { linkedController } from '../../runtime/abort.ts';
 import { backoffMs } from '../../runtime/backoff.ts';
 import type { Clock } from '../../runtime/clock.ts';
-import { createWatch, type WatchSource } from '../../runtime/watch.ts';
+import { createWatch } from '../../runtime/watch.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import type { TrustDomain } from '../../spiffe/id.ts';
 import type { AuditEvent } from '../audit/event.ts';
 import { serverScope, witness } from '../audit/scope.ts';
 import type { AuthorityKind, AuthorityRecord, AuthorityStep, KeyType, Scope, Store } from '../store/store.ts';
-import { activeJwtFrom, activeX509From, type ActiveAuthorities, type ActiveJwt, type ActiveX509 } from './active.ts';
+import { activeJwtFrom, activeX509From, type ActiveAuthorities } from './active.ts';
 import type { KeyStore } from './keys.ts';
 import { matchKeys } from './match-keys.ts';
 import { createPreparer } from './prepare.ts';
@@ -69,7 +69,7 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
   // After a failure nobody knows what took effect; the store is asked before anything else is done.
   let stale = true;
   let wake: () => void = () => undefined;
-  let watches: { readonly x509: WatchSource<ActiveX509>; readonly jwt: WatchSource<ActiveJwt> } | undefined;
+  let tell: () => void = () => undefined;
 
   const stateOf = (kind: AuthorityKind): readonly AuthorityRecord[] => [...records.values()].filter((record) => record.kind === kind);
 
@@ -77,14 +77,6 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
     const record = activeOf(stateOf(kind));
     if (record === undefined) throw new SpiffeError('unavailable', 'authority.none', 'server is initializing');
     return record;
-  };
-
-  const tell = (): void => {
-    if (watches === undefined) return;
-    const x509 = activeRecord('x509');
-    const jwt = activeRecord('jwt');
-    if (watches.x509.value.id !== x509.id) watches.x509.set(activeX509From(x509, trustDomain));
-    if (watches.jwt.value.id !== jwt.id) watches.jwt.set(activeJwtFrom(jwt));
   };
 
   const take = (loaded: readonly AuthorityRecord[]): void => {
@@ -216,10 +208,14 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
   await settleAll();
   const x509 = createWatch(activeX509From(activeRecord('x509'), trustDomain));
   const jwt = createWatch(activeJwtFrom(activeRecord('jwt')));
-  watches = { x509, jwt };
+  tell = () => {
+    const next = { x509: activeRecord('x509'), jwt: activeRecord('jwt') };
+    if (x509.value.id !== next.x509.id) x509.set(activeX509From(next.x509, trustDomain));
+    if (jwt.value.id !== next.jwt.id) jwt.set(activeJwtFrom(next.jwt));
+  };
 
   return {
-    active: watches,
+    active: { x509, jwt },
     list: () => [...records.values()],
     stateOf,
     prepare: (kind, scope) =>
