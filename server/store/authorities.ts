@@ -27,11 +27,12 @@ export async function stepAuthorities(
   const { x509, jwt } = step.publish;
   const publishes = x509.length + jwt.length > 0;
   const appended = publishes ? await appendToBundle(transaction, trustDomain, x509, jwt) : undefined;
-  const publishedRevision = appended?.revision ?? (await newestRevision(session));
+  // Numbers are handed out in this transaction, so the next one is known before it is taken.
+  const ownRevision = (await newestRevision(session)) + 1;
   const changes: Change[] = [];
-  for (const given of step.upserts) {
-    const authority =
-      given.publishedAt !== undefined && given.publishedRevision === undefined ? { ...given, publishedRevision } : given;
+  for (const [index, given] of step.upserts.entries()) {
+    const unsaid = given.publishedAt !== undefined && given.publishedRevision === undefined;
+    const authority = unsaid ? { ...given, publishedRevision: appended?.revision ?? ownRevision + index } : given;
     await putAuthority(session, authority);
     changes.push({ noun: 'authority', id: authority.id, authority, structural: false });
   }

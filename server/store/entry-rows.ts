@@ -88,20 +88,23 @@ type PackedEntry = readonly [
   revisionNumber: number,
 ];
 
+const none: readonly never[] = Object.freeze([]);
+
 /** JSON text costs a third of what cloning objects between threads does. */
 export function packEntries(rows: readonly EntryTable[]): string {
   return `[${rows.map(packEntry).join(',')}]`;
 }
 
-export function unpackEntries(text: string): readonly StoredEntry[] {
-  const noTexts: readonly never[] = Object.freeze([]);
-  const list = <T>(texts: string[]): readonly T[] => (texts.length === 0 ? noTexts : Object.freeze(texts as T[]));
+/** @param shared yields the same string for equal texts, as parents and selectors repeat a million times */
+export function unpackEntries(text: string, shared: (text: string) => string): readonly StoredEntry[] {
+  const list = <T>(texts: string[]): readonly T[] =>
+    texts.length === 0 ? none : Object.freeze(texts.map((member) => shared(member) as T));
   return (JSON.parse(text) as PackedEntry[]).map((packed) => ({
     row: packed[0],
     entry: Object.freeze({
       id: packed[1],
       spiffeId: packed[2] as SpiffeId,
-      parentId: packed[3] as SpiffeId,
+      parentId: shared(packed[3]) as SpiffeId,
       selectors: list<Selector>(packed[4]),
       federatesWith: list<TrustDomain>(packed[5]),
       dnsNames: list<string>(packed[6]),
@@ -110,7 +113,7 @@ export function unpackEntries(text: string): readonly StoredEntry[] {
       admin: (packed[9] & adminFlag) !== 0,
       downstream: (packed[9] & downstreamFlag) !== 0,
       storeSvid: (packed[9] & storeSvidFlag) !== 0,
-      hint: packed[10],
+      hint: shared(packed[10]),
       disableX509SvidPrefetch: (packed[9] & prefetchFlag) !== 0,
       jwtSvidIncludeJti: (packed[9] & jtiFlag) !== 0,
       forbidCache: (packed[9] & cacheFlag) !== 0,
@@ -119,6 +122,18 @@ export function unpackEntries(text: string): readonly StoredEntry[] {
       revisionNumber: packed[13],
     }),
   }));
+}
+
+/** Remembers up to so many texts, then starts over: those that do not repeat would fill memory. */
+export function createSharer(limit = 65_536): (text: string) => string {
+  const known = new Map<string, string>();
+  return (text) => {
+    const found = known.get(text);
+    if (found !== undefined) return found;
+    if (known.size >= limit) known.clear();
+    known.set(text, text);
+    return text;
+  };
 }
 
 /** The lists are JSON already and go in as they are. */

@@ -12,7 +12,7 @@ import type { Bundle } from '../../spiffe/bundle.ts';
 import { composeEntry } from '../../spiffe/entry.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import type { SpiffeId, TrustDomain } from '../../spiffe/id.ts';
-import { unpackEntries } from './entry-rows.ts';
+import { createSharer, unpackEntries } from './entry-rows.ts';
 import type { WorkerSettings } from './messages.ts';
 import { receiveOutcomes } from './messages.ts';
 import type { KeptRefusal } from './agents.ts';
@@ -96,6 +96,7 @@ function createStore(writer: StoreThread, reader: StoreThread, clock: Clock): St
     },
     async loadEntries(onBatch) {
       const at = position;
+      const shared = createSharer();
       let waiting = read('loadEntries', 0, loadBatch);
       for (;;) {
         const { packed, lastRow, count } = await waiting;
@@ -103,7 +104,7 @@ function createStore(writer: StoreThread, reader: StoreThread, clock: Clock): St
         // Asked for before this one is unpacked: both threads work.
         waiting = read('loadEntries', lastRow, loadBatch);
         try {
-          onBatch(unpackEntries(packed));
+          onBatch(unpackEntries(packed, shared));
         } catch (error) {
           await waiting.catch(() => undefined);
           throw error;
