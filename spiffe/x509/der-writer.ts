@@ -119,8 +119,23 @@ export function encodeDirectoryString(text: string): Uint8Array {
 
 /** Whole seconds of an instant in epoch milliseconds, as the Time a certificate holds [RFC 5280 4.1.2.5]. */
 export function encodeTime(at: number): Uint8Array {
-  const digits = new Date(Math.floor(at / 1000) * 1000).toISOString().replaceAll(/[-:T]/g, '').slice(0, 14);
-  return Number(digits.slice(0, 4)) < 2050
-    ? encodeAscii(derTag.utcTime, `${digits.slice(2)}Z`)
-    : encodeAscii(derTag.generalizedTime, `${digits}Z`);
+  const date = new Date(Math.floor(at / 1000) * 1000);
+  const year = date.getUTCFullYear();
+  const general = year >= 2050;
+  const out = new Uint8Array(general ? 17 : 15);
+  let end = writeHeader(out, 0, general ? derTag.generalizedTime : derTag.utcTime, out.length - 2);
+  const put = (number: number): void => {
+    out[end] = 0x30 + Math.floor(number / 10);
+    out[end + 1] = 0x30 + (number % 10);
+    end += 2;
+  };
+  if (general) put(Math.floor(year / 100));
+  put(year % 100);
+  put(date.getUTCMonth() + 1);
+  put(date.getUTCDate());
+  put(date.getUTCHours());
+  put(date.getUTCMinutes());
+  put(date.getUTCSeconds());
+  out[end] = 0x5a;
+  return out;
 }

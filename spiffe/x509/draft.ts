@@ -84,7 +84,7 @@ export function validityOf(
   };
 }
 
-/** An authority's certificate as an issuer; its own name may be foreign when an upstream signed it, so the trust domain is said. */
+/** An authority's certificate as an issuer. An upstream may have named it otherwise, so the trust domain is said. */
 export function issuerFrom(authority: Certificate, trustDomain: TrustDomain): Issuer {
   return Object.freeze({
     trustDomain,
@@ -112,14 +112,16 @@ export function encodeLeafConstants(isRsa: boolean): readonly Uint8Array[] {
   ];
 }
 
+const plainAttributes = [
+  [oid.country, 'US'],
+  [oid.organization, 'SPIRE'],
+] as const;
+const plainSubject = encodeName(plainAttributes);
+
 /** C=US, O=SPIRE, and with DNS names the first as CN: what SPIRE's leaves are called. */
 export function encodeLeafSubject(dnsNames: readonly string[]): Uint8Array {
   const [commonName] = dnsNames;
-  return encodeName([
-    [oid.country, 'US'],
-    [oid.organization, 'SPIRE'],
-    ...(commonName === undefined ? [] : [[oid.commonName, commonName] as const]),
-  ]);
+  return commonName === undefined ? plainSubject : encodeName([...plainAttributes, [oid.commonName, commonName]]);
 }
 
 /**
@@ -127,7 +129,8 @@ export function encodeLeafSubject(dnsNames: readonly string[]): Uint8Array {
  * @throws invalid `der.*` when the public key is none
  */
 export function draftLeaf(profile: LeafProfile, issuer: Issuer, fields: LeafFields): Draft {
-  const tbs = encodeBody(issuer.signatureAlgorithm, issuer.subject, fields, fields.subject ?? encodeLeafSubject(fields.dnsNames), [
+  const subject = fields.subject ?? encodeLeafSubject(fields.dnsNames);
+  const tbs = encodeBody(issuer.signatureAlgorithm, issuer.subject, fields, subject, [
     ...encodeLeafConstants(isRsaKey(fields.publicKey)),
     encodeExtension(oid.subjectKeyId, false, encodeOctetString(keyIdOf(fields.publicKey))),
     encodeExtension(oid.authorityKeyId, false, encodeAuthorityKeyId(issuer.keyId)),

@@ -14,11 +14,19 @@ import {
   encodeSet,
 } from './der-writer.ts';
 import { nameForm } from './extensions.ts';
+import { oid } from './names.ts';
+
+/** The identifiers in use, encoded once. */
+const oids: ReadonlyMap<string, Uint8Array> = new Map(Object.values(oid).map((dotted) => [dotted, encodeOid(dotted)]));
+
+function oidBytes(dotted: string): Uint8Array {
+  return oids.get(dotted) ?? encodeOid(dotted);
+}
 
 /** A Name of one attribute per RDN, in the order given; strings typed as Go types them. */
 export function encodeName(attributes: readonly (readonly [type: string, value: string])[]): Uint8Array {
   return encodeSequence(
-    ...attributes.map(([type, value]) => encodeSet(encodeSequence(encodeOid(type), encodeDirectoryString(value)))),
+    ...attributes.map(([type, value]) => encodeSet(encodeSequence(oidBytes(type), encodeDirectoryString(value)))),
   );
 }
 
@@ -32,7 +40,7 @@ export function encodeNames(dnsNames: readonly string[], uris: readonly string[]
 
 /** One Extension around the encoding of its value. */
 export function encodeExtension(id: string, critical: boolean, value: Uint8Array): Uint8Array {
-  return encodeSequence(encodeOid(id), ...(critical ? [encodeBoolean(true)] : []), encodeOctetString(value));
+  return encodeSequence(oidBytes(id), ...(critical ? [encodeBoolean(true)] : []), encodeOctetString(value));
 }
 
 /** AuthorityKeyIdentifier with the key identifier alone. */

@@ -72,7 +72,8 @@ const leafExtensions: readonly string[] = [
   oid.authorityKeyId,
   oid.subjectAltName,
 ];
-const authorityExtensions: readonly string[] = [oid.keyUsage, oid.basicConstraints, oid.subjectKeyId, oid.subjectAltName];
+const selfSignedExtensions: readonly string[] = [oid.keyUsage, oid.basicConstraints, oid.subjectKeyId, oid.subjectAltName];
+const signedExtensions = selfSignedExtensions.toSpliced(3, 0, oid.authorityKeyId);
 
 const checked = new WeakSet<CheckedDraft>();
 
@@ -83,15 +84,19 @@ const checked = new WeakSet<CheckedDraft>();
 export function checkDraft(draft: Draft, expectation: Expectation): CheckedDraft {
   // A copy first: whatever the caller does to its buffer, what was checked is what is signed.
   const body = readBack(Uint8Array.from(draft.tbs));
-  if (draft.profile !== expectation.profile) throw new SpiffeError('internal', 'x509.draft.profile', 'draft is of another profile');
+  if (draft.profile !== expectation.profile) {
+    throw new SpiffeError('internal', 'x509.draft.profile', 'draft is of another profile');
+  }
   checkSerial(body, expectation);
   checkKey(body, expectation);
   checkValidity(body, expectation);
-  const spiffeId = expectation.profile === 'authority' ? checkAuthority(body, expectation) : checkLeafBody(body, expectation);
-  checkNames(body, spiffeId, expectation.profile === 'authority' ? [] : expectation.dnsNames);
+  const isAuthority = expectation.profile === 'authority';
+  const spiffeId = isAuthority ? checkAuthority(body, expectation) : checkLeafBody(body, expectation);
+  checkNames(body, spiffeId, isAuthority ? [] : expectation.dnsNames);
   const signatureAlgorithm = checkIssuer(body, expectation);
   const { tbs, serial, notBeforeAt, notAfterAt } = body;
-  const result = Object.freeze({ profile: draft.profile, tbs, signatureAlgorithm, spiffeId, serial, notBeforeAt, notAfterAt }) as CheckedDraft;
+  const { profile } = draft;
+  const result = Object.freeze({ profile, tbs, signatureAlgorithm, spiffeId, serial, notBeforeAt, notAfterAt }) as CheckedDraft;
   checked.add(result);
   return result;
 }
@@ -181,7 +186,7 @@ function checkAuthority(body: CertificateBody, expectation: AuthorityExpectation
   if (body.extensions.extKeyUsage !== undefined) {
     throw new SpiffeError('internal', 'x509.draft.ext-key-usage', 'an authority has no extended key usage');
   }
-  checkOrder(body, expectation.issuer === undefined ? authorityExtensions : authorityExtensions.toSpliced(3, 0, oid.authorityKeyId));
+  checkOrder(body, expectation.issuer === undefined ? selfSignedExtensions : signedExtensions);
   return trustDomainId(expectation.trustDomain);
 }
 

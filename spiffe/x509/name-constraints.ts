@@ -24,7 +24,7 @@ export function checkNameConstraints(authority: CertificateBody, below: Certific
       const isWithin = (subtree: Subtree): boolean => isInSubtree(form, name, subtree.value ?? '');
       const readable = form === nameForm.uri || form === nameForm.dns;
       if (!readable || excluded.some(isWithin) || (permitted.length > 0 && !permitted.some(isWithin))) {
-        throw new SpiffeError('unauthenticated', 'x509.path.name-constraint', 'a name lies outside what an authority may speak for');
+        throw new SpiffeError('unauthenticated', 'x509.path.name-constraint', 'an authority may not speak for one of the names');
       }
     }
   }

@@ -33,8 +33,10 @@ const maxExponent = 2n ** 31n;
 /** Boulder's limit for trial division. */
 const smallPrimes = primesBelow(752);
 const smallPrimeProduct = smallPrimes.reduce((product, prime) => product * BigInt(prime), 1n);
-/** For each prime the residues that powers of 65537 take: keys of the broken Infineon library show no other (ROCA, CVE-2017-15361). */
-const rocaResidues = smallPrimes.filter((prime) => prime > 2 && prime <= 167).map((prime) => [prime, powersOf65537(prime)] as const);
+/** For each prime the residues of powers of 65537: keys of the broken Infineon library show no other (ROCA, CVE-2017-15361). */
+const rocaResidues = smallPrimes
+  .filter((prime) => prime > 2 && prime <= 167)
+  .map((prime) => [prime, powersOf65537(prime)] as const);
 const fermatRounds = 100;
 
 /** @throws invalid `der.*` */
@@ -191,7 +193,10 @@ const equations: Readonly<Record<Curve, { readonly p: bigint; readonly b: bigint
   },
   'P-521': {
     p: 2n ** 521n - 1n,
-    b: 0x51953eb9618e1c9a1f929a21a0b68540eea2da725b99b315f3b8b489918ef109e156193951ec7e937b1652c0bd3bb1bf073573df883d2c34f1ef451fd46b503f00n,
+    b: BigInt(
+      '0x51953eb9618e1c9a1f929a21a0b68540eea2da725b99b315f3b8b489918ef109' +
+        'e156193951ec7e937b1652c0bd3bb1bf073573df883d2c34f1ef451fd46b503f00',
+    ),
   },
 };
 

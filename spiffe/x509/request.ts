@@ -142,7 +142,7 @@ export function checkProofOfPossession(request: CertificateRequest): void {
   const { signatureAlgorithm } = request;
   const scheme = signatureAlgorithm === undefined ? undefined : signatureSchemes[signatureAlgorithm];
   if (scheme === undefined || scheme.keyType !== (request.keyAlgorithm === 'RSA' ? 'rsa' : 'ec')) {
-    throw new SpiffeError('unsupported', 'request.signature-algorithm', 'request is signed with an algorithm that is not allowed');
+    throw new SpiffeError('unsupported', 'request.signature-algorithm', 'request is signed with a wrong algorithm');
   }
   const key = createPublicKey({ key: Buffer.from(request.publicKey), format: 'der', type: 'spki' });
   if (!verify(scheme.digest, request.tbs, key, request.signature)) {

@@ -4,8 +4,8 @@
  */
 import { contextTag, derTag } from './der.ts';
 import {
-  encode,
   encodeExplicit,
+  encodeOctetString,
   encodeSequence,
   encodeSmallInteger,
   encodeTime,
@@ -30,12 +30,9 @@ export interface Template {
 
 const keyIdBytes = 20;
 const version3 = encodeExplicit(0, encodeSmallInteger(2));
+const emptyKeyId = encodeOctetString(new Uint8Array(keyIdBytes));
 /** Everything of the extension but the identifier itself, which ends it. */
-const subjectKeyIdHead = encodeExtension(oid.subjectKeyId, false, encode(derTag.octetString, new Uint8Array(keyIdBytes))).subarray(
-  0,
-  -keyIdBytes,
-);
-const plainSubject = encodeLeafSubject([]);
+const subjectKeyIdHead = encodeExtension(oid.subjectKeyId, false, emptyKeyId).subarray(0, -keyIdBytes);
 
 export function prepareTemplate(profile: LeafProfile, issuer: Issuer): Template {
   const afterSerial = concatenate(signatureSchemes[issuer.signatureAlgorithm].identifier, issuer.subject);
@@ -56,7 +53,7 @@ export function prepareTemplate(profile: LeafProfile, issuer: Issuer): Template 
       encodeUnsigned(fields.serial),
       afterSerial,
       encodeSequence(encodeTime(fields.notBeforeAt), encodeTime(fields.notAfterAt)),
-      fields.subject ?? (fields.dnsNames.length === 0 ? plainSubject : encodeLeafSubject(fields.dnsNames)),
+      fields.subject ?? encodeLeafSubject(fields.dnsNames),
       fields.publicKey,
     ];
     return { profile, tbs: writeBody(head, extensions) };

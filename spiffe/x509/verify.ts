@@ -16,7 +16,7 @@ export type Usage = 'server' | 'client';
 export interface VerifyRequest {
   /** DER, leaf first, the rest in any order. */
   readonly chain: readonly Uint8Array[];
-  /** DER of the authorities of the leaf's trust domain and of no other (X509-28). Never to be changed: what is read stays kept. */
+  /** DER of the authorities of the leaf's trust domain and of no other (X509-28). Never to be changed: what was read is kept. */
   readonly authorities: readonly Uint8Array[];
   /** Epoch milliseconds. */
   readonly at: number;
@@ -43,9 +43,9 @@ const nodeCurves: ReadonlySet<string | undefined> = new Set(['prime256v1', 'secp
 
 /**
  * Finds the path or says why there is none.
- * @throws invalid as `parseCertificate` and `checkLeaf`, `x509.path.empty-chain|long-chain`; unauthenticated `x509.path.no-authorities|
- *   unknown-authority|not-yet-valid|expired|not-authority|key-cert-sign|path-length|signature|signature-algorithm|weak-key|
- *   name-constraint|usage|effort`
+ * @throws invalid as `parseCertificate` and `checkLeaf`, `x509.path.empty-chain|long-chain`;
+ *   unauthenticated `x509.path.no-authorities|unknown-authority|not-yet-valid|expired|not-authority|key-cert-sign|path-length|
+ *   signature|signature-algorithm|weak-key|name-constraint|usage|effort`
  */
 export function verifyX509Svid(request: VerifyRequest): VerifiedPeer {
   const leaf = readLeaf(request.chain);

@@ -17,7 +17,9 @@ const authorities = (right?.authorities ?? []).map((der) => Uint8Array.from(Buff
 const signed = new Set(cases.flatMap(({ chain }) => chain).flatMap(bodyOf));
 
 export function corpus(): readonly Uint8Array[] {
-  return [...new Set(cases.flatMap(({ chain, authorities: above }) => [...chain, ...above]))].map((der) => Buffer.from(der, 'base64'));
+  return [
+    ...new Set(cases.flatMap(({ chain, authorities: above }) => [...chain, ...above])),
+  ].map((der) => Buffer.from(der, 'base64'));
 }
 
 export function run(input: Uint8Array): void {

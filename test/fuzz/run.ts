@@ -33,7 +33,9 @@ async function main(args: readonly string[]): Promise<number> {
     return 2;
   }
   print(`fuzz seed ${seed}, ${seconds} s, targets ${targets.map(({ name }) => name).join(', ')}`);
-  const all = targets.map((target, index) => ({ target, corpus: target.corpus(), random: createRandom(seed + index), inputs: 0 }));
+  const all = targets.map(
+    (target, index) => ({ target, corpus: target.corpus(), random: createRandom(seed + index), inputs: 0 }),
+  );
   // The corpus itself first: it is the regression test of what was found before.
   for (const progress of all) for (const input of progress.corpus) if (!holds(progress, input)) return 1;
   const end = performance.now() + totalMs;

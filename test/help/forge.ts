@@ -109,7 +109,11 @@ export const extension = {
   basic: (isAuthority: boolean) => encodeExtension(oid.basicConstraints, true, encodeBasicConstraints(isAuthority)),
   pathLen: (length: number) =>
     encodeExtension(oid.basicConstraints, true, encodeSequence(Uint8Array.of(1, 1, 0xff), encodeSmallInteger(length))),
-  purposes: (...purposes: readonly string[]) => encodeExtension(oid.extKeyUsage, false, encodeSequence(...purposes.map(encodeOid))),
+  purposes: (...purposes: readonly string[]) => encodeExtension(
+    oid.extKeyUsage,
+    false,
+    encodeSequence(...purposes.map(encodeOid)),
+  ),
   names: (dnsNames: readonly string[], uris: readonly string[], critical = false) =>
     encodeExtension(oid.subjectAltName, critical, encodeNames(dnsNames, uris)),
   subjectKeyId: (spki: Uint8Array) => encodeExtension(oid.subjectKeyId, false, encodeOctetString(keyIdOf(spki))),

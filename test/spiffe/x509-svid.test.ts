@@ -23,9 +23,13 @@ const web = 'spiffe://example.org/web';
 const [ca, key] = [ecPair(), ecPair()];
 const pkcs8 = (pair: Pair): Uint8Array => pair.privateKey.export({ type: 'pkcs8', format: 'der' });
 const leafOf = (pair: Pair, extensions = leafExtensions(web)): Uint8Array =>
-  forgeCertificate({ signer: ca.privateKey, spki: pair.spki, validity: [Date.UTC(2026, 0, 1), Date.UTC(2026, 0, 2)], extensions });
+  forgeCertificate(
+    { signer: ca.privateKey, spki: pair.spki, validity: [Date.UTC(2026, 0, 1), Date.UTC(2026, 0, 2)], extensions },
+  );
 const leafWith = (bits: number, uri = web): Uint8Array => leafOf(key, [extension.usage(bits), extension.names([], [uri])]);
-const above = forgeCertificate({ signer: ca.privateKey, spki: ca.spki, subject: nameOf('authority'), extensions: authorityExtensions() });
+const above = forgeCertificate(
+  { signer: ca.privateKey, spki: ca.spki, subject: nameOf('authority'), extensions: authorityExtensions() },
+);
 
 describe("reading one's own X509-SVID", () => {
   it.each<readonly [string, Pair]>([
@@ -96,9 +100,21 @@ describe('the rules of a leaf, one reason each and the first in the order of the
     ['X509-03 no ID', [extension.names([], ['spiffe://example.org/../a']), extension.basic(true)], 'invalid svid.leaf.id'],
     ['X509-08', [extension.names([], ['http://example.org/web']), extension.basic(true)], 'invalid svid.leaf.id'],
     ['X509-06', [extension.names([], ['spiffe://example.org']), extension.basic(true)], 'invalid svid.leaf.no-path'],
-    ['X509-26', [extension.names([], [web]), extension.basic(true), extension.usage(keyUsage.keyCertSign)], 'invalid svid.leaf.is-authority'],
-    ['X509-27 keyCertSign', [extension.names([], [web]), extension.usage(signature | keyUsage.keyCertSign | keyUsage.cRLSign)], 'invalid svid.leaf.key-cert-sign'],
-    ['X509-27 cRLSign', [extension.names([], [web]), extension.usage(signature | keyUsage.cRLSign)], 'invalid svid.leaf.crl-sign'],
+    [
+      'X509-26',
+      [extension.names([], [web]), extension.basic(true), extension.usage(keyUsage.keyCertSign)],
+      'invalid svid.leaf.is-authority',
+    ],
+    [
+      'X509-27 keyCertSign',
+      [extension.names([], [web]), extension.usage(signature | keyUsage.keyCertSign | keyUsage.cRLSign)],
+      'invalid svid.leaf.key-cert-sign',
+    ],
+    [
+      'X509-27 cRLSign',
+      [extension.names([], [web]), extension.usage(signature | keyUsage.cRLSign)],
+      'invalid svid.leaf.crl-sign',
+    ],
   ])('%s', (_rule, extensions, verdict) => {
     expect(refusal(() => checkLeaf(parseCertificate(leafOf(key, extensions))))).toBe(verdict);
   });

@@ -90,7 +90,10 @@ function primeFrom(candidate: () => bigint): bigint {
   }
 }
 
-const smallPrimes = Array.from({ length: 750 }, (_, n) => BigInt(n + 2)).filter((n, _, all) => all.every((d) => d >= n || n % d !== 0n));
+const smallPrimes = Array.from(
+  { length: 750 },
+  (_, n) => BigInt(n + 2),
+).filter((n, _, all) => all.every((d) => d >= n || n % d !== 0n));
 
 /** No factor below 752, and no prime anybody knows: good enough to be refused for another reason. */
 function oddModulus(bits: number): bigint {
@@ -145,21 +148,38 @@ function* accepted(): Generator<readonly [string, Uint8Array, RequestCase['asks'
   yield ['subject that looks like an ID', requestWith({ subject: nameOf('spiffe://example.org/spire/server') })];
   yield ['subject with a NUL', requestWith({ subject: nameOf('web\0.example') })];
   yield ['subject of 60 kB', requestWith({ subject: nameOf('x'.repeat(60_000)) })];
-  yield ['challenge password', requestWith({ attributes: [attribute('1.2.840.113549.1.9.7', encodeAscii(derTag.printableString, 'x'))] })];
+  yield [
+    'challenge password',
+    requestWith({ attributes: [attribute('1.2.840.113549.1.9.7', encodeAscii(derTag.printableString, 'x'))] }),
+  ];
   yield ['one URI', asked(extension.names([], [web])), { uris: [web], dnsNames: [] }];
   yield ['DNS names', asked(extension.names(['b.example', 'a.example'], [])), { uris: [], dnsNames: ['b.example', 'a.example'] }];
   yield ['two URIs', asked(extension.names([], [web, 'spiffe://example.org/db'])), { uris: [web, 'spiffe://example.org/db'] }];
-  yield ['URI of another trust domain', asked(extension.names([], ['spiffe://other.org/web'])), { uris: ['spiffe://other.org/web'] }];
+  yield [
+    'URI of another trust domain',
+    asked(extension.names([], ['spiffe://other.org/web'])),
+    { uris: ['spiffe://other.org/web'] },
+  ];
   yield ['URI of the server', asked(extension.names([], ['spiffe://example.org/spire/server']))];
-  yield ['URI with dot segments', asked(extension.names([], ['spiffe://example.org/a/../b'])), { uris: ['spiffe://example.org/a/../b'] }];
+  yield [
+    'URI with dot segments',
+    asked(extension.names([], ['spiffe://example.org/a/../b'])),
+    { uris: ['spiffe://example.org/a/../b'] },
+  ];
   yield ['URI that is no SPIFFE ID', asked(extension.names([], ['https://example.org/'])), { uris: ['https://example.org/'] }];
   yield ['URI in capitals', asked(extension.names([], ['SPIFFE://EXAMPLE.ORG/web'])), { uris: ['SPIFFE://EXAMPLE.ORG/web'] }];
   yield ['empty URI', asked(extension.names([], [''])), { uris: [''] }];
   yield ['wildcard DNS name', asked(extension.names(['*.example.org'], [])), { dnsNames: ['*.example.org'] }];
   yield ['1,024 names', asked(extension.names(Array.from({ length: 1024 }, (_, n) => `h${n}.example`), []))];
   yield ['IP address', asked(encodeExtension(oid.subjectAltName, false, encodeSequence(encode(contextTag(7), hex('7f000001')))))];
-  yield ['e-mail address', asked(encodeExtension(oid.subjectAltName, false, encodeSequence(encodeAscii(contextTag(1), 'a@b.c'))))];
-  yield ['directory name', asked(encodeExtension(oid.subjectAltName, false, encodeSequence(encode(contextTag(4, true), nameOf('x')))))];
+  yield [
+    'e-mail address',
+    asked(encodeExtension(oid.subjectAltName, false, encodeSequence(encodeAscii(contextTag(1), 'a@b.c')))),
+  ];
+  yield [
+    'directory name',
+    asked(encodeExtension(oid.subjectAltName, false, encodeSequence(encode(contextTag(4, true), nameOf('x'))))),
+  ];
   yield ['cA asked', asked(extension.basic(true), extension.usage(keyUsage.keyCertSign)), { authority: true }];
   yield ['cA with a path length asked', asked(extension.pathLen(3)), { authority: true }];
   yield ['every key usage asked', asked(extension.usage(0x1ff)), { authority: false }];
@@ -188,7 +208,11 @@ function* malformed(): Generator<readonly [string, Uint8Array, string]> {
   yield ['a certificate', forgeCertificate({ signer: p256.privateKey, spki: p256.spki }), 'der.tag'];
   yield ['66 kB subject', requestWith({ subject: nameOf('x'.repeat(66_000)) }), 'request.length'];
   yield ['10,000 names', asked(extension.names(Array.from({ length: 10_000 }, (_, n) => `h${n}.example`), [])), 'request.length'];
-  yield ['1,025 names', asked(extension.names(Array.from({ length: 1025 }, (_, n) => `h${n}.example`), [])), 'extension.too-many-names'];
+  yield [
+    '1,025 names',
+    asked(extension.names(Array.from({ length: 1025 }, (_, n) => `h${n}.example`), [])),
+    'extension.too-many-names',
+  ];
   const content = good.subarray(4);
   yield ['BER: indefinite length', join(hex('3080'), content, hex('0000')), 'der.length'];
   yield ['BER: length with a leading zero', join(hex('308300'), good.subarray(2, 4), content), 'der.length'];
@@ -212,7 +236,11 @@ function* malformed(): Generator<readonly [string, Uint8Array, string]> {
   yield ['subject nested 100 deep', requestWith({ subject: nested(100) }), 'der.depth'];
   yield ['subject with a constructed string', requestWith({ subject: encodeSequence(encodeSet(hex('2c030c0178'))) }), 'der.tag'];
   yield ['subject with a boolean of 01', requestWith({ subject: encodeSequence(encodeSet(hex('010101'))) }), 'der.boolean'];
-  yield ['subject with an identifier that starts in 80', requestWith({ subject: encodeSequence(hex('0603550480'), hex('06038001ff')) }), 'der.oid'];
+  yield [
+    'subject with an identifier that starts in 80',
+    requestWith({ subject: encodeSequence(hex('0603550480'), hex('06038001ff')) }),
+    'der.oid',
+  ];
   yield ['signature as an octet string', requestWith({ signatureField: encodeOctetString(new Uint8Array(70)) }), 'der.tag'];
   yield ['signature with unused bits', requestWith({ signatureField: hex('03020780') }), 'der.bit-string'];
   yield ['signature with unused bits that are set', requestWith({ signatureField: hex('030207ff') }), 'der.bit-string'];
@@ -229,27 +257,55 @@ function* attributes(): Generator<readonly [string, Uint8Array, string]> {
   const names = extension.names([], [web]);
   const general = (...parts: readonly Uint8Array[]): Uint8Array =>
     asked(encodeExtension(oid.subjectAltName, false, encodeSequence(...parts)));
-  yield ['attribute twice', requestWith({ attributes: [attribute('1.2.3', hex('0500')), attribute('1.2.3', hex('0500'))] }), 'request.attribute.duplicate'];
-  yield ['extensions asked for twice', requestWith({ attributes: [asking(names), asking(names)] }), 'request.attribute.duplicate'];
+  yield [
+    'attribute twice',
+    requestWith({ attributes: [attribute('1.2.3', hex('0500')), attribute('1.2.3', hex('0500'))] }),
+    'request.attribute.duplicate',
+  ];
+  yield [
+    'extensions asked for twice',
+    requestWith({ attributes: [asking(names), asking(names)] }),
+    'request.attribute.duplicate',
+  ];
   const two = attribute(oid.extensionRequest, encodeSequence(names), encodeSequence(names));
   yield ['two values of extensions', requestWith({ attributes: [two] }), 'request.attribute.values'];
   yield ['attribute without a value', requestWith({ attributes: [attribute(oid.extensionRequest)] }), 'der.truncated'];
   yield ['extensions as a set', requestWith({ attributes: [attribute(oid.extensionRequest, encodeSet(names))] }), 'der.tag'];
-  yield ['bytes in an attribute after its values', requestWith({ attributes: [encodeSequence(encodeOid('1.2.3'), encodeSet(tail), tail)] }), 'der.trailing'];
+  yield [
+    'bytes in an attribute after its values',
+    requestWith({ attributes: [encodeSequence(encodeOid('1.2.3'), encodeSet(tail), tail)] }),
+    'der.trailing',
+  ];
   yield ['unknown attribute with broken DER', requestWith({ attributes: [attribute('1.2.3', hex('0101ee'))] }), 'der.boolean'];
   yield ['empty list of extensions', asked(), 'extension.none'];
   yield ['names twice', asked(names, names), 'extension.duplicate'];
-  yield ['unknown extension twice', asked(encodeExtension('1.2.3', false, tail), encodeExtension('1.2.3', false, tail)), 'extension.duplicate'];
-  yield ['65 extensions', asked(...Array.from({ length: 65 }, (_, n) => encodeExtension(`1.2.3.${n}`, false, tail))), 'extension.too-many'];
+  yield [
+    'unknown extension twice',
+    asked(encodeExtension('1.2.3', false, tail), encodeExtension('1.2.3', false, tail)),
+    'extension.duplicate',
+  ];
+  yield [
+    '65 extensions',
+    asked(...Array.from({ length: 65 }, (_, n) => encodeExtension(`1.2.3.${n}`, false, tail))),
+    'extension.too-many',
+  ];
   const flagged = (flag: string): Uint8Array =>
     asked(encodeSequence(encodeOid(oid.subjectAltName), hex(flag), encodeOctetString(encodeNames([], [web]))));
   yield ['BER: critical as 01', flagged('010101'), 'der.boolean'];
   yield ['BER: critical false written out', flagged('010100'), 'extension.default'];
   yield ['critical of two octets', flagged('0102ffff'), 'der.boolean'];
-  yield ['bytes in an extension after its value', asked(encodeSequence(encodeOid('1.2.3'), encodeOctetString(tail), tail)), 'der.trailing'];
+  yield [
+    'bytes in an extension after its value',
+    asked(encodeSequence(encodeOid('1.2.3'), encodeOctetString(tail), tail)),
+    'der.trailing',
+  ];
   yield ['names as an octet string', asked(encodeExtension(oid.subjectAltName, false, hex('0400'))), 'der.tag'];
   yield ['no name', asked(encodeExtension(oid.subjectAltName, false, hex('3000'))), 'extension.empty'];
-  yield ['bytes after the names', asked(encodeExtension(oid.subjectAltName, false, join(encodeNames([], [web]), tail))), 'der.trailing'];
+  yield [
+    'bytes after the names',
+    asked(encodeExtension(oid.subjectAltName, false, join(encodeNames([], [web]), tail))),
+    'der.trailing',
+  ];
   yield ['NUL in a URI', general(encode(contextTag(6), text(`${web}\0.evil`))), 'der.text'];
   yield ['NUL in a DNS name', general(encode(contextTag(2), text('web\0.evil'))), 'der.text'];
   yield ['newline in a URI', general(encode(contextTag(6), text(`${web}\n`))), 'der.text'];
@@ -265,12 +321,20 @@ function* attributes(): Generator<readonly [string, Uint8Array, string]> {
   yield ['cA false written out', asked(encodeExtension(oid.basicConstraints, true, hex('3003010100'))), 'extension.default'];
   yield ['path length for a leaf', asked(encodeExtension(oid.basicConstraints, true, hex('3003020100'))), 'extension.path-len'];
   yield ['negative path length', asked(encodeExtension(oid.basicConstraints, true, hex('30060101ff0201ff'))), 'der.integer'];
-  yield ['bytes in the basic constraints', asked(encodeExtension(oid.basicConstraints, true, hex('30050101ff0500'))), 'der.trailing'];
+  yield [
+    'bytes in the basic constraints',
+    asked(encodeExtension(oid.basicConstraints, true, hex('30050101ff0500'))),
+    'der.trailing',
+  ];
   yield ['no extended usage', asked(encodeExtension(oid.extKeyUsage, false, hex('3000'))), 'extension.empty'];
 }
 
 function* keys(): Generator<readonly [string, Uint8Array, string]> {
-  for (const bits of [512, 1024, 1536, 2040, 8200, 16_384]) yield [`RSA ${bits}`, requestFor(rsaSpki(oddModulus(bits))), 'key.rsa.size'];
+  for (const bits of [512, 1024, 1536, 2040, 8200, 16_384]) yield [
+    `RSA ${bits}`,
+    requestFor(rsaSpki(oddModulus(bits))),
+    'key.rsa.size',
+  ];
   const small = rsaPair(1024);
   yield ['RSA 1024, properly signed', requestWith({}, small), 'key.rsa.size'];
   yield ['RSA 2049, no multiple of 8', requestFor(rsaSpki((oddModulus(2048) << 1n) | 1n)), 'key.rsa.size'];
@@ -289,34 +353,80 @@ function* keys(): Generator<readonly [string, Uint8Array, string]> {
   yield ['RSA with a square as modulus', requestFor(rsaSpki(squareModulus())), 'key.rsa.close-primes'];
   const right = encodeUnsigned(octetsOf(modulus));
   const exponent = encodeUnsigned(octetsOf(65537n));
-  yield ['RSA with a negative modulus', requestFor(rsaKey(encode(derTag.integer, octetsOf(modulus)), exponent)), 'key.rsa.negative'];
+  yield [
+    'RSA with a negative modulus',
+    requestFor(rsaKey(encode(derTag.integer, octetsOf(modulus)), exponent)),
+    'key.rsa.negative',
+  ];
   yield ['RSA with a negative exponent', requestFor(rsaKey(right, hex('0203ff0001'))), 'key.rsa.negative'];
-  yield ['RSA modulus with a leading zero', requestFor(rsaKey(encode(derTag.integer, hex('0000'), octetsOf(modulus)), exponent)), 'der.integer'];
+  yield [
+    'RSA modulus with a leading zero',
+    requestFor(rsaKey(encode(derTag.integer, hex('0000'), octetsOf(modulus)), exponent)),
+    'der.integer',
+  ];
   yield ['RSA key with a third number', requestFor(rsaKey(right, exponent, exponent)), 'der.trailing'];
   yield ['RSA key without an exponent', requestFor(rsaKey(right, hex(''))), 'der.truncated'];
   const bare = (identifier: Uint8Array): Uint8Array =>
     requestFor(encodeSequence(identifier, encodeBitString(encodeSequence(right, exponent))));
   yield ['RSA without parameters', bare(encodeSequence(encodeOid(oid.rsaEncryption))), 'key.parameters'];
-  yield ['RSA with a curve', bare(encodeSequence(encodeOid(oid.rsaEncryption), encodeOid('1.2.840.10045.3.1.7'))), 'key.parameters'];
-  yield ['RSA with a null that is not empty', bare(encodeSequence(encodeOid(oid.rsaEncryption), hex('050100'))), 'key.parameters'];
-  yield ['RSA-PSS key', requestFor(generateKeyPairSync('rsa-pss', { modulusLength: 2048 }).publicKey.export({ type: 'spki', format: 'der' })), 'key.algorithm'];
+  yield [
+    'RSA with a curve',
+    bare(encodeSequence(encodeOid(oid.rsaEncryption), encodeOid('1.2.840.10045.3.1.7'))),
+    'key.parameters',
+  ];
+  yield [
+    'RSA with a null that is not empty',
+    bare(encodeSequence(encodeOid(oid.rsaEncryption), hex('050100'))),
+    'key.parameters',
+  ];
+  yield [
+    'RSA-PSS key',
+    requestFor(generateKeyPairSync('rsa-pss', { modulusLength: 2048 }).publicKey.export({ type: 'spki', format: 'der' })),
+    'key.algorithm',
+  ];
   yield ['Ed25519', requestWith({}, ed25519Pair()), 'key.algorithm'];
   yield ['Ed448', requestFor(generateKeyPairSync('ed448').publicKey.export({ type: 'spki', format: 'der' })), 'key.algorithm'];
   yield ['X25519', requestFor(generateKeyPairSync('x25519').publicKey.export({ type: 'spki', format: 'der' })), 'key.algorithm'];
-  yield ['DSA', requestFor(encodeSequence(encodeSequence(encodeOid('1.2.840.10040.4.1')), encodeBitString(encodeUnsigned(hex('05'))))), 'key.algorithm'];
-  yield ['key of an unknown kind', requestFor(encodeSequence(encodeSequence(encodeOid('1.2.3.4')), encodeBitString(hex('00')))), 'key.algorithm'];
+  yield [
+    'DSA',
+    requestFor(encodeSequence(encodeSequence(encodeOid('1.2.840.10040.4.1')), encodeBitString(encodeUnsigned(hex('05'))))),
+    'key.algorithm',
+  ];
+  yield [
+    'key of an unknown kind',
+    requestFor(encodeSequence(encodeSequence(encodeOid('1.2.3.4')), encodeBitString(hex('00')))),
+    'key.algorithm',
+  ];
   for (const curve of ['secp224r1', 'secp256k1', 'prime192v1', 'brainpoolP256r1', 'sect283r1']) {
     yield [curve, requestWith({}, ecPair(curve)), 'key.curve'];
   }
   const { publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256', paramEncoding: 'explicit' });
   yield ['EC with explicit parameters', requestFor(publicKey.export({ type: 'spki', format: 'der' })), 'key.parameters'];
   const point = p256.spki.subarray(-65);
-  yield ['EC without a curve', requestFor(encodeSequence(encodeSequence(encodeOid(oid.ecPublicKey)), encodeBitString(point))), 'key.parameters'];
-  yield ['EC with an implied curve', requestFor(encodeSequence(encodeSequence(encodeOid(oid.ecPublicKey), encodeNull()), encodeBitString(point))), 'key.parameters'];
+  yield [
+    'EC without a curve',
+    requestFor(encodeSequence(encodeSequence(encodeOid(oid.ecPublicKey)), encodeBitString(point))),
+    'key.parameters',
+  ];
+  yield [
+    'EC with an implied curve',
+    requestFor(encodeSequence(encodeSequence(encodeOid(oid.ecPublicKey), encodeNull()), encodeBitString(point))),
+    'key.parameters',
+  ];
   yield* points(point);
   yield ['bytes after the key', requestFor(encodeSequence(p256.spki.subarray(2), tail)), 'der.trailing'];
-  yield ['bytes after the curve', requestFor(encodeSequence(encodeSequence(encodeOid(oid.ecPublicKey), encodeOid('1.2.840.10045.3.1.7'), tail), encodeBitString(point))), 'der.trailing'];
-  yield ['key with unused bits', requestFor(encodeSequence(p256.spki.subarray(2, 23), hex('034207'), new Uint8Array(65))), 'der.bit-string'];
+  yield [
+    'bytes after the curve',
+    requestFor(
+      encodeSequence(encodeSequence(encodeOid(oid.ecPublicKey), encodeOid('1.2.840.10045.3.1.7'), tail), encodeBitString(point)),
+    ),
+    'der.trailing',
+  ];
+  yield [
+    'key with unused bits',
+    requestFor(encodeSequence(p256.spki.subarray(2, 23), hex('034207'), new Uint8Array(65))),
+    'der.bit-string',
+  ];
   yield ['key without octets', requestFor(encodeSequence(p256.spki.subarray(2, 23), hex('030100'))), 'key.point'];
 }
 
@@ -369,7 +479,11 @@ function* signatures(): Generator<readonly [string, Uint8Array, string]> {
   yield ['signature of zeros', requestWith({ signature: new Uint8Array(64) }), bad];
   yield ['signature with r and s of 0', requestWith({ signature: hex('3006020100020100') }), bad];
   yield ['signature with r and s of 1', requestWith({ signature: hex('3006020101020101') }), bad];
-  yield ['signature as in JOSE', requestWith({ signature: sign('sha256', text('x'), { key: p256.privateKey, dsaEncoding: 'ieee-p1363' }) }), bad];
+  yield [
+    'signature as in JOSE',
+    requestWith({ signature: sign('sha256', text('x'), { key: p256.privateKey, dsaEncoding: 'ieee-p1363' }) }),
+    bad,
+  ];
   yield ['RSA signature of zeros', requestWith({ signature: new Uint8Array(256) }, rsa), bad];
   yield ['RSA signature of one octet', requestWith({ signature: hex('01') }, rsa), bad];
   const good = requestWith({});
@@ -378,10 +492,22 @@ function* signatures(): Generator<readonly [string, Uint8Array, string]> {
   yield ['last bit of the signature turned', changed, bad];
   const name = Buffer.from('request');
   yield ['subject changed after signing', replaced(good, name, Buffer.from('reqvest')), bad];
-  yield ['trailing byte in the signature', requestWith({ signature: join(sign('sha256', text('x'), p256.privateKey), hex('00')) }), bad];
+  yield [
+    'trailing byte in the signature',
+    requestWith({ signature: join(sign('sha256', text('x'), p256.privateKey), hex('00')) }),
+    bad,
+  ];
   const identifier = (dotted: string, ...more: readonly Uint8Array[]): Uint8Array => encodeSequence(encodeOid(dotted), ...more);
-  yield ['RSA with SHA-1', requestWith({ digest: 'sha1', algorithm: identifier('1.2.840.113549.1.1.5', encodeNull()) }, rsa), algorithm];
-  yield ['RSA with MD5', requestWith({ digest: 'md5', algorithm: identifier('1.2.840.113549.1.1.4', encodeNull()) }, rsa), algorithm];
+  yield [
+    'RSA with SHA-1',
+    requestWith({ digest: 'sha1', algorithm: identifier('1.2.840.113549.1.1.5', encodeNull()) }, rsa),
+    algorithm,
+  ];
+  yield [
+    'RSA with MD5',
+    requestWith({ digest: 'md5', algorithm: identifier('1.2.840.113549.1.1.4', encodeNull()) }, rsa),
+    algorithm,
+  ];
   yield ['ECDSA with SHA-1', requestWith({ digest: 'sha1', algorithm: identifier('1.2.840.10045.4.1') }), algorithm];
   yield ['RSA-PSS signature', requestWith({ algorithm: identifier('1.2.840.113549.1.1.10', hex('3000')) }, rsa), algorithm];
   yield ['ECDSA with null parameters', requestWith({ algorithm: identifier('1.2.840.10045.4.3.2', encodeNull()) }), algorithm];

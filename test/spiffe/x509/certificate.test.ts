@@ -2,7 +2,13 @@ import { X509Certificate } from 'node:crypto';
 
 import { describe, expect, it } from 'vitest';
 
-import { hasKeyUsage, isSigning, parseCertificate, parseCertificateBody, splitCertificates } from '../../../spiffe/x509/certificate.ts';
+import {
+  hasKeyUsage,
+  isSigning,
+  parseCertificate,
+  parseCertificateBody,
+  splitCertificates,
+} from '../../../spiffe/x509/certificate.ts';
 import { encodeUnsigned } from '../../../spiffe/x509/der-writer.ts';
 import { keyUsage, oid } from '../../../spiffe/x509/names.ts';
 import { authorityExtensions, ecPair, extension, forgeCertificate, join, leafExtensions, nameOf } from '../../help/forge.ts';
@@ -86,7 +92,9 @@ describe('a certificate', () => {
 
 describe('concatenated certificates', () => {
   it('come apart in order', () => {
-    expect(splitCertificates(join(leaf, authority)).map((der) => Buffer.from(der))).toEqual([Buffer.from(leaf), Buffer.from(authority)]);
+    expect(
+      splitCertificates(join(leaf, authority)).map((der) => Buffer.from(der)),
+    ).toEqual([Buffer.from(leaf), Buffer.from(authority)]);
     expect(splitCertificates(leaf)).toHaveLength(1);
   });
 

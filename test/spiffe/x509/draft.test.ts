@@ -55,7 +55,8 @@ function issue(authority: SelfSigned, profile: LeafProfile, publicKey: Uint8Arra
 
 const decimalOf = (serial: Uint8Array): string => BigInt(`0x${Buffer.from(serial).toString('hex')}`).toString();
 /** The oracle wants the sign octet written out. */
-const serialHexOf = (serial: Uint8Array): string => `${(serial[0] ?? 0) >= 0x80 ? '00' : ''}${Buffer.from(serial).toString('hex')}`;
+const serialHexOf = (serial: Uint8Array): string =>
+  `${(serial[0] ?? 0) >= 0x80 ? '00' : ''}${Buffer.from(serial).toString('hex')}`;
 
 describe('a leaf, against the oracle', () => {
   const dnsLists: readonly (readonly string[])[] = [[], ['web.example.org'], ['*.example.org', 'web.example.org', 'a.b']];
@@ -171,7 +172,10 @@ describe('what is assembled', () => {
       expect(node.checkIssued(above)).toBe(true);
       expect(above.verify(above.publicKey)).toBe(true);
       expect(node.subjectAltName).toBe(`DNS:web.example.org, URI:${ids[profile]}`);
-      const [theirs, theirAuthority] = [new oracle.X509Certificate(Buffer.from(leaf)), new oracle.X509Certificate(Buffer.from(authority.der))];
+      const [theirs, theirAuthority] = [
+        new oracle.X509Certificate(Buffer.from(leaf)),
+        new oracle.X509Certificate(Buffer.from(authority.der)),
+      ];
       expect(await theirs.verify({ publicKey: theirAuthority.publicKey, date: new Date(at) })).toBe(true);
       expect(verifyX509Svid({ chain: [leaf], authorities: [authority.der], at }).spiffeId).toBe(ids[profile]);
       const printed = openssl(['x509', '-inform', 'der', '-noout', '-text', '-serial'], leaf);
@@ -193,7 +197,11 @@ describe('what is assembled', () => {
     const certificate = parseCertificate(der);
     expect(certificate.notAfterAt).toBe(root.issuer.notAfterAt);
     expect(Buffer.from(certificate.authorityKeyId ?? [])).toEqual(Buffer.from(keyIdOf(pairs['P-384'].spki)));
-    const leaf = issue({ der, issuer: issuerFrom(certificate, td), serial: fields.serial, key: privateKey }, 'workload', ecPair().spki);
+    const leaf = issue(
+      { der, issuer: issuerFrom(certificate, td), serial: fields.serial, key: privateKey },
+      'workload',
+      ecPair().spki,
+    );
     expect(verifyX509Svid({ chain: [leaf, der], authorities: [root.der], at }).path).toHaveLength(3);
     // T-09: an anchor need not be self-signed.
     expect(verifyX509Svid({ chain: [leaf], authorities: [der], at }).path).toHaveLength(2);

@@ -116,16 +116,39 @@ describe('T-C02 each lint of a leaf fires', () => {
     ['spiffe-id', 'X509-05: no path', drafted({ spiffeId: root }), { spiffeId: root }],
     ['spiffe-id', 'ID of the server', drafted({ spiffeId: reserved }), { spiffeId: reserved }],
     ['spiffe-id', 'ID of an agent', drafted({ spiffeId: agent }), { spiffeId: agent }],
-    ['spiffe-id', 'agent as the server', { ...drafted({ spiffeId: reserved }), profile: 'agent' }, { spiffeId: reserved, profile: 'agent' }],
+    [
+      'spiffe-id',
+      'agent as the server',
+      { ...drafted({ spiffeId: reserved }), profile: 'agent' },
+      { spiffeId: reserved, profile: 'agent' },
+    ],
     ['spiffe-id', 'server as a workload', { ...drafted({}), profile: 'server' }, { profile: 'server' }],
     ['subject', 'another subject', forged({ subject: nameOf('web') })],
     ['subject', 'no common name', forged({ subject: encodeLeafSubject([]) })],
     ['subject', "not the caller's", forged({}), { subject: nameOf('mine') }],
-    ['weak-key', 'key the policy refuses', forged({ spki: weak.spki }, { subjectKeyId: extension.subjectKeyId(weak.spki) }), { publicKey: weak.spki }],
+    [
+      'weak-key',
+      'key the policy refuses',
+      forged({ spki: weak.spki }, { subjectKeyId: extension.subjectKeyId(weak.spki) }),
+      { publicKey: weak.spki },
+    ],
     ['key-usage', 'X509-20: no digitalSignature', forged({}, { usage: extension.usage(keyUsage.keyAgreement) })],
-    ['key-usage', 'X509-22: keyCertSign', forged({}, { usage: extension.usage(keyUsage.digitalSignature | keyUsage.keyCertSign) })],
-    ['key-usage', 'EC with keyEncipherment', forged({}, { usage: extension.usage(keyUsage.digitalSignature | keyUsage.keyEncipherment) })],
-    ['key-usage', 'RSA without keyEncipherment', forged({ spki: rsa.spki }, { subjectKeyId: extension.subjectKeyId(rsa.spki) }), { publicKey: rsa.spki }],
+    [
+      'key-usage',
+      'X509-22: keyCertSign',
+      forged({}, { usage: extension.usage(keyUsage.digitalSignature | keyUsage.keyCertSign) }),
+    ],
+    [
+      'key-usage',
+      'EC with keyEncipherment',
+      forged({}, { usage: extension.usage(keyUsage.digitalSignature | keyUsage.keyEncipherment) }),
+    ],
+    [
+      'key-usage',
+      'RSA without keyEncipherment',
+      forged({ spki: rsa.spki }, { subjectKeyId: extension.subjectKeyId(rsa.spki) }),
+      { publicKey: rsa.spki },
+    ],
     ['key-usage', 'X509-17: not critical', forged({}, { usage: extension.usage(keyUsage.digitalSignature, false) })],
     ['basic-constraints', 'X509-09: cA', forged({}, { basic: extension.basic(true) })],
     ['ext-key-usage', 'X509-23: server only', forged({}, { purposes: extension.purposes(oid.serverAuth) })],
@@ -136,7 +159,20 @@ describe('T-C02 each lint of a leaf fires', () => {
     ['uri', 'X509-01: another ID', forged({}, { names: extension.names(dnsNames, [agent]) })],
     ['uri', 'no URI', forged({}, { names: extension.names(dnsNames, []) })],
     ['uri', 'critical', forged({}, { names: extension.names(dnsNames, [spiffeId], true) })],
-    ['uri', 'an address beside it', forged({}, { names: encodeExtension(oid.subjectAltName, false, Buffer.concat([Buffer.from([0x30, 32]), encodeAscii(0x86, spiffeId), Buffer.from([0x87, 4, 127, 0, 0, 1])])) })],
+    [
+      'uri',
+      'an address beside it',
+      forged(
+        {},
+        {
+          names: encodeExtension(
+            oid.subjectAltName,
+            false,
+            Buffer.concat([Buffer.from([0x30, 32]), encodeAscii(0x86, spiffeId), Buffer.from([0x87, 4, 127, 0, 0, 1])]),
+          ),
+        },
+      ),
+    ],
     ['dns', 'one name too many', forged({}, { names: extension.names([...dnsNames, 'c.example.org'], [spiffeId]) })],
     ['dns', 'one name too few', forged({}, { names: extension.names(['web.example.org'], [spiffeId]) })],
     ['dns', 'another order', forged({}, { names: extension.names(dnsNames.toReversed(), [spiffeId]) })],
@@ -146,7 +182,8 @@ describe('T-C02 each lint of a leaf fires', () => {
     ['algorithm', 'another algorithm', forged({ algorithm: signatureSchemes['ecdsa-sha512'].identifier })],
   ];
 
-  it.each(rows.map(([lint, why, draft, expected]) => ({ lint, why, draft, expected })))('$lint: $why', ({ lint, draft, expected }) => {
+  const named = rows.map(([lint, why, draft, expected]) => ({ lint, why, draft, expected }));
+  it.each(named)('$lint: $why', ({ lint, draft, expected }) => {
     expect(refusal(() => checkDraft(draft, { ...expectation, ...expected }))).toBe(`internal x509.draft.${lint}`);
   });
 });
@@ -175,17 +212,26 @@ describe('T-C02 each lint of an authority fires', () => {
     ['basic-constraints', 'X509-09: no cA', wrong({ basic: extension.basic(false) })],
     ['basic-constraints', 'path length', wrong({ basic: extension.pathLen(0) })],
     ['key-usage', 'X509-18: no keyCertSign', wrong({ usage: extension.usage(keyUsage.cRLSign) })],
-    ['key-usage', 'X509-19: digitalSignature', wrong({ usage: extension.usage(keyUsage.digitalSignature | keyUsage.keyCertSign | keyUsage.cRLSign) })],
+    [
+      'key-usage',
+      'X509-19: digitalSignature',
+      wrong({ usage: extension.usage(keyUsage.digitalSignature | keyUsage.keyCertSign | keyUsage.cRLSign) }),
+    ],
     ['uri', 'X509-11: ID with a path', wrong({ names: extension.names([], [spiffeId]) })],
     ['uri', 'X509-12: another trust domain', wrong({ names: extension.names([], ['spiffe://other.org']) })],
     ['ext-key-usage', 'extended usage', wrong({}, { extensions: [...Object.values(pieces), right.purposes] })],
-    ['extensions', 'identifier of itself', wrong({}, { extensions: [...Object.values(pieces), extension.authorityKeyId(key.spki)] })],
+    [
+      'extensions',
+      'identifier of itself',
+      wrong({}, { extensions: [...Object.values(pieces), extension.authorityKeyId(key.spki)] }),
+    ],
     ['subject', 'another subject', wrong({}, { subject: nameOf('x') })],
     ['issuer', 'another issuer than itself', wrong({}, { issuer: nameOf('x') })],
     ['trust-domain', 'issuer of another trust domain', made, { issuer: { ...issuer, trustDomain: 'other.org' as TrustDomain } }],
   ];
 
-  it.each(rows.map(([lint, why, draft, expected]) => ({ lint, why, draft, expected })))('$lint: $why', ({ lint, draft, expected }) => {
+  const named = rows.map(([lint, why, draft, expected]) => ({ lint, why, draft, expected }));
+  it.each(named)('$lint: $why', ({ lint, draft, expected }) => {
     expect(refusal(() => checkDraft(draft, { ...own, ...expected }))).toBe(`internal x509.draft.${lint}`);
   });
 });

@@ -74,7 +74,9 @@ describe('composing', () => {
 
   it('takes over a subject', () => {
     const { privateKey } = ecPair();
-    expect(Buffer.from(parseRequest(composeRequest({ privateKey, subject: nameOf('me') })).subject)).toEqual(Buffer.from(nameOf('me')));
+    expect(
+      Buffer.from(parseRequest(composeRequest({ privateKey, subject: nameOf('me') })).subject),
+    ).toEqual(Buffer.from(nameOf('me')));
   });
 
   it('refuses keys that no request may carry', () => {

@@ -34,7 +34,9 @@ describe('whom a verdict is about', () => {
   const at = Date.UTC(2027, 0, 1);
   const [ca, foreign, key] = [ecPair(), ecPair(), ecPair()];
   const authority = (pair: typeof ca, uri: string): Uint8Array =>
-    forgeCertificate({ signer: pair.privateKey, spki: pair.spki, subject: nameOf('authority'), extensions: authorityExtensions(uri) });
+    forgeCertificate(
+      { signer: pair.privateKey, spki: pair.spki, subject: nameOf('authority'), extensions: authorityExtensions(uri) },
+    );
   const bundles: Readonly<Record<string, readonly Uint8Array[]>> = {
     'example.org': [authority(ca, 'spiffe://example.org')],
     'other.org': [authority(foreign, 'spiffe://other.org')],
