@@ -93,7 +93,7 @@ const MAX_TAG = 0xffff_ffff;
 const ACCEPTS_PER_ROUND = 128;
 const REPORT_EVERY_MS = 100;
 const RETRY_AFTER_MS = 200;
-const LONGEST_WAIT_MS = 1000;
+const LONGEST_WAIT_MS = 500;
 const LOOK_EVERY_MS = 50;
 const LOOKS_PER_ROUND = 2048;
 

@@ -65,11 +65,10 @@ export interface Host extends Program {
   end(): Promise<void>;
 }
 
-/** @param descriptorLimit as `ulimit -n` sets it */
-export async function startHost(path: string, limits: Partial<AdmissionLimits> = {}, descriptorLimit?: number): Promise<Host> {
-  const host = [process.execPath, programOf('acceptor-host.ts'), path, JSON.stringify(limits)] as const;
-  const limited = ['/bin/sh', '-c', `ulimit -n ${String(descriptorLimit)}; exec "$@"`, 'sh', ...host] as const;
-  const program = startProgram(descriptorLimit === undefined ? host : limited);
+/** @param through a program and arguments that run the host as their last arguments say, e.g. with fewer rights */
+export async function startHost(path: string, limits: Partial<AdmissionLimits> = {}, through: readonly string[] = []): Promise<Host> {
+  const [first = process.execPath, ...rest] = [...through, process.execPath, programOf('acceptor-host.ts'), path, JSON.stringify(limits)];
+  const program = startProgram([first, ...rest]);
   const events: string[] = [];
   const next = async (kind: string): Promise<unknown> => {
     for (;;) {

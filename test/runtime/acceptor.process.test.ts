@@ -20,6 +20,7 @@ import { startConnector, startHost, startProgram } from '../help/processes.ts';
 const roomy = { connectionsPerUid: 10_000, connectsPerSecondPerUid: 1_000_000, total: 10_000 };
 const tiers = ([1, 2, 3] as const).filter((tier) => tier >= bestPeerTier());
 const isRoot = effectiveUid() === 0;
+const hasSetpriv = spawnSync('setpriv', ['--version'], { stdio: 'ignore' }).status === 0;
 
 /** Scripts in the arguments, since a checkout may not be readable by every user. */
 const floodScript = `
@@ -263,7 +264,7 @@ describe('limits and shortage', () => {
   });
 
   it('T-A20 waits without spinning when descriptors run out, and takes up again', async () => {
-    const host = await startHost(path, {}, 64);
+    const host = await startHost(path, {}, ['/bin/sh', '-c', 'ulimit -n 64; exec "$@"', 'sh']);
     const clients: Socket[] = [];
     for (let n = 0; n < 60; n += 1) clients.push(connect(path).on('error', () => undefined).resume());
     let state = await host.ask();
@@ -283,6 +284,19 @@ describe('limits and shortage', () => {
     expect(host.events).toContain('resumed');
     for (const client of clients) client.destroy();
     while (state.live > 0) state = await host.ask();
+    await host.end();
+  });
+
+  it.skipIf(!isRoot || !hasSetpriv)('T-A21 without CAP_SYS_PTRACE, other users’ processes are refused (needs root, setpriv)', async () => {
+    const host = await startHost(path, {}, ['setpriv', '--bounding-set=-sys_ptrace']);
+    const stranger = startProgram([process.execPath, '-e', dialScript, path, '3'], { uid: 4001, gid: 4001 });
+    strays.add(stranger.pid);
+    expect(await stranger.line()).toBe('connected');
+    let state = await host.ask();
+    while (state.refused[0]?.count !== 3) state = await host.ask();
+    expect(state).toMatchObject({ accepted: 0, refused: [{ uid: 4001, cause: 'image-hidden', count: 3 }] });
+    stranger.child.stdin?.end();
+    await stranger.gone;
     await host.end();
   });
 

@@ -58,8 +58,7 @@ export function createUnixAttestor(options: UnixAttestorOptions): UnixAttestor {
   return {
     name: 'unix',
     attest: async (peer, wanted, _signal, omit) => {
-      const ids = parseStatus(readStatus(peer.pid), groupLimit);
-      requireMapped(ids, overflow);
+      const ids = mappedOf(parseStatus(readStatus(peer.pid), groupLimit), overflow, omit);
       const selectors = [
         unix('uid', ids.uid),
         unix('gid', ids.gid),
@@ -147,10 +146,14 @@ function malformed(): SpiffeError {
 }
 
 /** In a user namespace of our own, ids from outside all show as the same one, which is then nobody's. */
-function requireMapped(ids: ProcessIds, overflow: OverflowIds | undefined): void {
-  if (overflow === undefined) return;
-  if (ids.uid !== overflow.uid && ids.gid !== overflow.gid && !ids.groups.includes(overflow.gid)) return;
-  throw new SpiffeError('denied', 'unix.ids.unmapped', "the process has an id that does not exist in the agent's user namespace");
+function mappedOf(ids: ProcessIds, overflow: OverflowIds | undefined, omit: Omit): ProcessIds {
+  if (overflow === undefined) return ids;
+  if (ids.uid === overflow.uid || ids.gid === overflow.gid) {
+    throw new SpiffeError('denied', 'unix.ids.unmapped', "the process has an id that does not exist in the agent's user namespace");
+  }
+  const groups = ids.groups.filter((gid) => gid !== overflow.gid);
+  if (groups.length < ids.groups.length) omit('unix:supplementary_gid', 'unix.ids.unmapped');
+  return { ...ids, groups };
 }
 
 /** @returns undefined when every id of the host is visible here as itself */

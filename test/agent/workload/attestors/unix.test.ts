@@ -145,11 +145,23 @@ describe('ids and names', () => {
 
   it('T-A08 in a user namespace of our own, ids from outside are nobody’s', async () => {
     const uid = effectiveUid();
+    const nobody = 4_000_000_000;
     const held = await run('/bin/sleep');
-    const refused = attest(attestor({ overflow: { uid, gid: 65_534 } }), held);
+    const refused = attest(attestor({ overflow: { uid, gid: nobody } }), held);
     await expect(refused).rejects.toMatchObject({ kind: 'denied', reason: 'unix.ids.unmapped' });
-    const mapped = await attest(attestor({ overflow: { uid: 65_534, gid: 65_534 } }), held);
+    const mapped = await attest(attestor({ overflow: { uid: nobody, gid: nobody } }), held);
     expect(mapped.selectors).toContain(`unix:uid:${String(uid)}`);
+  });
+
+  it.skipIf(!isRoot || !hasSetpriv)('T-A08 a supplementary group from outside is left out (needs root, setpriv)', async () => {
+    const held = await run('setpriv', ['--groups', '4002,4003', '/bin/sleep', '60']);
+    await becomes(held, 'sleep');
+    const { selectors, omitted } = await attest(attestor({ overflow: { uid: 4003, gid: 4003 } }), hold(held.peer.pid));
+    expect(selectors.filter((one) => one.includes('supplementary'))).toEqual([
+      'unix:supplementary_gid:4002',
+      'unix:supplementary_group:ops',
+    ]);
+    expect(omitted).toEqual({ 'unix:supplementary_gid': 'unix.ids.unmapped' });
   });
 
   it('T-A19 a process that is gone has no facts', async () => {
