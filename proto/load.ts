@@ -8,7 +8,10 @@ import { loadSync, type MessageTypeDefinition, type Options, type PackageDefinit
 
 import type { ErrorInfo, ErrorInfo__Output } from './gen/google/rpc/ErrorInfo.ts';
 import type { Status, Status__Output } from './gen/google/rpc/Status.ts';
+import type { FileDescriptorProto } from './gen/google/protobuf/FileDescriptorProto.ts';
 import type { HealthDefinition } from './gen/grpc/health/v1/Health.ts';
+import type { ServerReflectionDefinition } from './gen/grpc/reflection/v1/ServerReflection.ts';
+import type { ServerReflectionDefinition as AlphaReflectionDefinition } from './gen/grpc/reflection/v1alpha/ServerReflection.ts';
 import type { AgentDefinition } from './gen/spire/api/server/agent/v1/Agent.ts';
 import type { BundleDefinition } from './gen/spire/api/server/bundle/v1/Bundle.ts';
 import type { DebugDefinition } from './gen/spire/api/server/debug/v1/Debug.ts';
@@ -30,6 +33,8 @@ import type { OperatorDefinition } from './gen/steeple/operator/v1/Operator.ts';
 export interface ServiceDefinitions {
   readonly SpiffeWorkloadAPI: SpiffeWorkloadAPIDefinition;
   readonly 'grpc.health.v1.Health': HealthDefinition;
+  readonly 'grpc.reflection.v1.ServerReflection': ServerReflectionDefinition;
+  readonly 'grpc.reflection.v1alpha.ServerReflection': AlphaReflectionDefinition;
   readonly 'spire.api.server.agent.v1.Agent': AgentDefinition;
   readonly 'spire.api.server.bundle.v1.Bundle': BundleDefinition;
   readonly 'spire.api.server.debug.v1.Debug': DebugDefinition;
@@ -59,6 +64,8 @@ export type MessageName = keyof MessageDefinitions;
 const files: Record<ServiceName | MessageName, string> = {
   SpiffeWorkloadAPI: 'workload.proto',
   'grpc.health.v1.Health': 'grpc/health/v1/health.proto',
+  'grpc.reflection.v1.ServerReflection': 'grpc/reflection/v1/reflection.proto',
+  'grpc.reflection.v1alpha.ServerReflection': 'grpc/reflection/v1alpha/reflection.proto',
   'google.rpc.ErrorInfo': 'google/rpc/error_details.proto',
   'google.rpc.Status': 'google/rpc/status.proto',
   'spire.api.server.agent.v1.Agent': 'spire/api/server/agent/v1/agent.proto',
@@ -120,6 +127,16 @@ export function loadServices<Name extends ServiceName>(...names: readonly Name[]
 /** The named messages, each with `serialize` and `deserialize`; the latter throws what protobufjs throws. */
 export function loadMessages<Name extends MessageName>(...names: readonly Name[]): Pick<MessageDefinitions, Name> {
   return pick(loadPackage(names), names) as Pick<MessageDefinitions, Name>;
+}
+
+/**
+ * The message that describes a .proto file, on its own terms: absent fields stay absent, because one that is written back with
+ * its default means something else there.
+ */
+export function loadFileDescriptor(): MessageTypeDefinition<FileDescriptorProto, FileDescriptorProto> {
+  const sparse: Options = { keepCase: true, longs: String, enums: String, includeDirs: [protoRoot] };
+  const definitions = loadSync('grpc/reflection/descriptors.proto', sparse);
+  return definitions['google.protobuf.FileDescriptorProto'] as MessageTypeDefinition<FileDescriptorProto, FileDescriptorProto>;
 }
 
 function pick(definitions: PackageDefinition, names: readonly string[]): Record<string, unknown> {

@@ -27,6 +27,8 @@ describe('loadServices', () => {
     const names = [
       'SpiffeWorkloadAPI',
       'grpc.health.v1.Health',
+      'grpc.reflection.v1.ServerReflection',
+      'grpc.reflection.v1alpha.ServerReflection',
       agentService,
       'spire.api.server.bundle.v1.Bundle',
       'spire.api.server.debug.v1.Debug',

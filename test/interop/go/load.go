@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
@@ -124,7 +125,7 @@ func distribution(times []time.Duration, elapsed time.Duration) object {
 	}
 }
 
-// failureTally counts failures by status code, or by text when there is none.
+// failureTally counts failures by status code, or by what the system said.
 type failureTally struct {
 	sync.Mutex
 	kinds map[string]int
@@ -136,6 +137,9 @@ func (t *failureTally) add(err error) bool {
 		return false
 	}
 	kind := codeOf(err)
+	if errno := syscall.Errno(0); kind == "" && errors.As(err, &errno) {
+		kind = errno.Error()
+	}
 	if kind == "" {
 		kind = "other"
 	}

@@ -34,6 +34,7 @@ var commands = map[string]command{
 	"load":        load,
 	"spireload":   spireLoad,
 	"contract":    contract,
+	"reflect":     reflectServices,
 }
 
 func main() {

@@ -152,7 +152,7 @@ func jwtKeys(set *jwtbundle.Set) map[string][]string {
 	return keys
 }
 
-type contextWatcher struct{}
+type contextWatcher struct{ ctx context.Context }
 
 func (contextWatcher) OnX509ContextUpdate(update *workloadapi.X509Context) {
 	svids := []object{}
@@ -162,13 +162,20 @@ func (contextWatcher) OnX509ContextUpdate(update *workloadapi.X509Context) {
 	print("update", object{"svids": svids, "bundles": x509Counts(update.Bundles)})
 }
 
-func (contextWatcher) OnX509ContextWatchError(err error) { printError("refused", err) }
+func (w contextWatcher) OnX509ContextWatchError(err error) { w.refused("refused", err) }
 
 func (contextWatcher) OnJWTBundlesUpdate(set *jwtbundle.Set) {
 	print("jwt-bundles", object{"trustDomains": jwtKeys(set)})
 }
 
-func (contextWatcher) OnJWTBundlesWatchError(err error) { printError("jwt-bundles-refused", err) }
+func (w contextWatcher) OnJWTBundlesWatchError(err error) { w.refused("jwt-bundles-refused", err) }
+
+// refused leaves out the errors that only say that the time is up.
+func (w contextWatcher) refused(event string, err error) {
+	if w.ctx.Err() == nil {
+		printError(event, err)
+	}
+}
 
 // watch prints every update and every refusal, retrying as go-spiffe does.
 func watch(ctx context.Context, args []string) error {
@@ -183,8 +190,8 @@ func watch(ctx context.Context, args []string) error {
 	}
 	defer client.Close()
 	ends := make(chan error, 2)
-	go func() { ends <- client.WatchX509Context(ctx, contextWatcher{}) }()
-	go func() { ends <- client.WatchJWTBundles(ctx, contextWatcher{}) }()
+	go func() { ends <- client.WatchX509Context(ctx, contextWatcher{ctx}) }()
+	go func() { ends <- client.WatchJWTBundles(ctx, contextWatcher{ctx}) }()
 	for range 2 {
 		if err := <-ends; ctx.Err() == nil {
 			return err
