@@ -66,8 +66,13 @@ export interface Host extends Program {
 }
 
 /** @param through a program and arguments that run the host as their last arguments say, e.g. with fewer rights */
-export async function startHost(path: string, limits: Partial<AdmissionLimits> = {}, through: readonly string[] = []): Promise<Host> {
-  const [first = process.execPath, ...rest] = [...through, process.execPath, programOf('acceptor-host.ts'), path, JSON.stringify(limits)];
+export async function startHost(
+  path: string,
+  limits: Partial<AdmissionLimits> = {},
+  through: readonly string[] = [],
+): Promise<Host> {
+  const host = [process.execPath, programOf('acceptor-host.ts'), path, JSON.stringify(limits)];
+  const [first = process.execPath, ...rest] = [...through, ...host];
   const program = startProgram([first, ...rest]);
   const events: string[] = [];
   const next = async (kind: string): Promise<unknown> => {

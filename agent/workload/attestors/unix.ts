@@ -149,7 +149,7 @@ function malformed(): SpiffeError {
 function mappedOf(ids: ProcessIds, overflow: OverflowIds | undefined, omit: Omit): ProcessIds {
   if (overflow === undefined) return ids;
   if (ids.uid === overflow.uid || ids.gid === overflow.gid) {
-    throw new SpiffeError('denied', 'unix.ids.unmapped', "the process has an id that does not exist in the agent's user namespace");
+    throw new SpiffeError('denied', 'unix.ids.unmapped', "an id of the process does not exist in the agent's user namespace");
   }
   const groups = ids.groups.filter((gid) => gid !== overflow.gid);
   if (groups.length < ids.groups.length) omit('unix:supplementary_gid', 'unix.ids.unmapped');
