@@ -91,6 +91,11 @@ const words: readonly { readonly what: string; readonly pattern: RegExp; readonl
   { what: 'enum, namespace or decorator', pattern: /^\s*(?:export\s+)?(?:const\s+)?(?:enum|namespace)\s+\w+/m, allowed: [] },
 ];
 
+/** What the library is made of, which must run on Node 20, and what came after it. */
+const libraryFiles = /^(?:spiffe|client|runtime\/rpc)\/|^runtime\/(?:abort|backoff|clock|tls|watch)\.ts$/;
+const afterNode20 =
+  /\bPromise\.(?:withResolvers|try)\b|\bArray\.fromAsync\b|\b(?:Object|Map)\.groupBy\b|\bRegExp\.escape\b|\bError\.isError\b|\bIterator\.|\.(?:isSubsetOf|isSupersetOf|isDisjointFrom|symmetricDifference|toBase64|toHex)\(|\bUint8Array\.from(?:Base64|Hex)\b|\b(?:await )?using \w+ =/;
+
 /** Names that say nothing about what is inside. */
 const emptyNames = /^(?:utils?|common|helpers?|core|lib|misc|shared|manager|managers|base)$/;
 
@@ -168,6 +173,16 @@ describe('sources', () => {
         const code = /\b(?:const|let)\s+process\b|[({,]\s*process\s*[:,})]/.test(file.code) ? file.code.replace(/\bprocess\./g, '') : file.code;
         const match = pattern.exec(code);
         return match === null ? [] : [`${file.path}: ${match[0].trim()}`];
+      });
+    expect(found).toEqual([]);
+  });
+
+  it('of the library use nothing that Node 20 lacks', () => {
+    const found = sources
+      .filter((file) => libraryFiles.test(file.path))
+      .flatMap((file) => {
+        const match = afterNode20.exec(file.code);
+        return match === null ? [] : [`${file.path}: ${match[0]}`];
       });
     expect(found).toEqual([]);
   });

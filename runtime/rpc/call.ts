@@ -176,11 +176,12 @@ export function createRpcClient(options: RpcClientOptions): RpcClient {
       call.on('error', (error) => {
         early ??= error;
       });
-      const ended = Promise.withResolvers<void>();
-      call.once('close', () => ended.resolve());
-      call.once('error', () => ended.resolve());
+      const ended = new Promise<void>((resolve) => {
+        call.once('close', resolve);
+        call.once('error', () => resolve());
+      });
       watch.start(() => call.cancel());
-      void ended.promise.then(() => {
+      void ended.then(() => {
         watch.end();
         release(used);
       });
@@ -192,7 +193,7 @@ export function createRpcClient(options: RpcClientOptions): RpcClient {
               return;
             }
             // Resolved by the error too: what went wrong is told to whoever reads the responses.
-            void ended.promise.then(resolve);
+            void ended.then(resolve);
             call.write(request, () => resolve());
           }),
         finish: () => {

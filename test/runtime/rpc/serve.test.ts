@@ -30,6 +30,7 @@ const all = async <T>(values: AsyncIterable<T>): Promise<T[]> => {
   for await (const value of values) list.push(value);
   return list;
 };
+const preface = Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0])]);
 const forever = (signal: AbortSignal): Promise<never> => untilAborted(new Promise<never>(() => undefined), signal);
 
 describe('the four shapes', () => {
@@ -383,6 +384,34 @@ describe('bounds', () => {
     await clock.advance(30_000);
     await until(() => world.server.connections === 0);
     silent.destroy();
+  });
+
+  it('finds half-open connections by their silence to a ping', async () => {
+    await using world = await startEcho({ bounds: { pingEveryMs: 50, pingTimeoutMs: 50 } });
+    const alive = await http2Session(world.path);
+    const gone = connect(world.path);
+    gone.on('error', () => undefined);
+    // Speaks once and never again, as a machine that lost its power does.
+    gone.write(preface);
+    await until(() => world.server.connections === 2);
+    await until(() => world.server.connections === 1);
+    expect(alive.destroyed).toBe(false);
+    alive.destroy();
+    gone.destroy();
+  });
+
+  it.each([
+    ['no HTTP/2 at all', Buffer.from('GET / HTTP/1.1\r\nHost: x\r\n\r\n')],
+    ['a frame larger than allowed', Buffer.concat([preface, Buffer.from([0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1])])],
+    ['data on a stream never opened', Buffer.concat([preface, Buffer.from([0, 0, 1, 0, 0, 0, 0, 0, 1, 0])])],
+    ['a settings frame on a stream', Buffer.concat([preface, Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 1])])],
+  ])('T-A12: ends the session of a peer that sends %s', async (_case, bytes) => {
+    await using world = await startEcho();
+    const socket = connect(world.path);
+    socket.on('error', () => undefined);
+    socket.write(bytes);
+    await until(() => world.sockets.length === 1 && world.server.connections === 0);
+    socket.destroy();
   });
 
   it('takes no more connections than allowed', async () => {
