@@ -25,7 +25,7 @@ export type Method = { [S in ServedService]: `/${S}/${NamedKeys<ServiceDefinitio
 export type Role = 'anyone' | 'operator' | 'admin' | 'downstream' | 'agent';
 
 /** Names a bucket of the configuration; calls that share one share its tokens. */
-export type Budget = 'attestation' | 'signing' | 'tokens' | 'status' | 'sync' | 'report' | 'publish';
+export type Budget = 'signing' | 'tokens' | 'status' | 'sync' | 'report' | 'publish';
 
 export interface AccessRow {
   readonly who: readonly Role[];

@@ -10,7 +10,6 @@ import type { Budget } from './access.ts';
 export type BudgetRates = Readonly<Record<Budget, number>>;
 
 export const defaultBudgetRates: BudgetRates = {
-  attestation: 1,
   signing: 2000,
   tokens: 2000,
   status: 10,

@@ -31,6 +31,8 @@ const maxBatch = 1000;
 /** One live stream for each agent; a newer one ends the older. */
 export interface Following {
   follow(agentId: SpiffeId, from: Position | undefined, version: number, signal: AbortSignal): AsyncIterable<FeedItem>;
+  /** Where the agent is to be, when something that concerns it was committed after the position. */
+  behind(agentId: SpiffeId, position: Position | undefined): Position | undefined;
   confirm(agentId: SpiffeId, position: Position): void;
 }
 
@@ -42,17 +44,16 @@ export interface NodeDeps {
 }
 
 export function createNodeApi(deps: NodeDeps): Handlers<'steeple.node.v1.Node'> {
-  const { clock, issuer, store } = deps;
+  const { clock, feed, issuer, store } = deps;
 
   return {
     Follow(requests, caller, signal) {
       return follow(requests, caller, deps, signal);
     },
 
-    async Behind({ position }) {
-      const at = positionFrom(position);
-      const now = store.position;
-      return { behind: at === undefined || at.epoch !== now.epoch || at.revision < now.revision, position: now };
+    async Behind({ position }, caller) {
+      const ahead = feed.behind(agentOf(caller).id, positionFrom(position));
+      return { behind: ahead !== undefined, position: ahead ?? store.position };
     },
 
     async Issue({ x509, jwt }, caller) {

@@ -125,7 +125,7 @@ function planSuccession(
   const deadline = Math.min(replaceAt, next.publishedAt + patience);
   if (unconfirmed.length === 0 || deadline <= now) return activate(unconfirmed);
   const pollUntil = next.publishedAt + policy.pollMs;
-  return waitUntil(pollUntil > now ? Math.min(pollUntil, deadline) : deadline);
+  return waitUntil(delivery.pollers && pollUntil > now ? Math.min(pollUntil, deadline) : deadline);
 }
 
 function act(action: SlotAction): Succession {
