@@ -99,7 +99,6 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string): Promise<
     directory: cacheDirectory,
     keyFile: parts.sealingKey,
     clock,
-    random,
     content: () => ({ holdings: holdings.value, x509: cache.held(), jwt: tokens.held() }),
     onProblem: (error) => observer.problem('cache.problem', error),
   });
@@ -178,7 +177,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string): Promise<
     cache,
     signer,
     generateKeys,
-    receive: (entry, chain, keys) => receiveX509(entry, chain, keys, random()),
+    receive: (entry, chain, keys) => receiveX509(entry, chain, keys, { at: clock.now(), jitter: random() }),
     tainted: () => tainted.x509,
     onOutcome: (outcome) => witness.renewed(outcome),
   });

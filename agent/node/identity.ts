@@ -15,7 +15,7 @@ import type { TlsIdentity } from '../../runtime/tls.ts';
 import { createWatch, type Watch } from '../../runtime/watch.ts';
 import { createAlarm } from '../alarm.ts';
 import type { AnonymousTrust, NodeAdmission } from './attest.ts';
-import type { NodeState, NodeStateFiles } from './state.ts';
+import type { NodeStateFiles } from './state.ts';
 
 export interface AgentIdentity {
   readonly svid: X509Svid;
@@ -91,15 +91,19 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
     identity.set(newest);
   };
 
-  const take = (svid: X509Svid, reattestable: boolean): AgentIdentity => {
-    const taken = Object.freeze({ svid, reattestable, renewAt: renewAt(svid.notBeforeAt, svid.expiresAt, random()) });
-    set(taken, bundle.value);
-    return taken;
+  /** Of an SVID that has just come; what was backdated is no life. */
+  const receive = (svid: X509Svid, reattestable: boolean): AgentIdentity => {
+    const from = Math.min(Math.max(svid.notBeforeAt, clock.now()), svid.expiresAt);
+    return Object.freeze({ svid, reattestable, renewAt: renewAt(from, svid.expiresAt, random()) });
   };
 
-  const store = async (state: NodeState): Promise<void> => {
-    previous = state.previous;
-    await files.writeState(state);
+  /** On disk before its first use: the server drops the old one then. */
+  const take = async (taken: AgentIdentity, before: X509Svid | undefined): Promise<AgentIdentity> => {
+    await files.writeState({ ...taken, previous: before });
+    previous = before;
+    used = before === undefined;
+    set(taken, bundle.value);
+    return taken;
   };
 
   const learnBundle = async (learned: Bundle): Promise<void> => {
@@ -112,29 +116,22 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
   const attest = async (signal: AbortSignal): Promise<AgentIdentity> => {
     const trust = bundle.value ?? (await options.firstTrust(signal));
     const admission = await options.attest(trust, signal);
-    await store({ svid: admission.svid, reattestable: admission.reattestable, previous: undefined });
+    const taken = await take(receive(admission.svid, admission.reattestable), undefined);
     await learnBundle(admission.bundle);
-    used = true;
-    const taken = take(admission.svid, admission.reattestable);
     onEvent({ what: 'attested', identity: taken });
     return taken;
   };
 
   const renew = async (current: AgentIdentity, signal: AbortSignal): Promise<void> => {
     const svid = await options.renew(signal);
-    // On disk before its first use: the server drops the old one then.
-    await store({ svid, reattestable: current.reattestable, previous: current.svid });
-    used = false;
-    onEvent({ what: 'renewed', identity: take(svid, current.reattestable) });
+    onEvent({ what: 'renewed', identity: await take(receive(svid, current.reattestable), current.svid) });
   };
 
   /** The server does not know the newer SVID, restored from a backup perhaps: the one before may still do. */
   const revert = async (current: AgentIdentity): Promise<boolean> => {
     if (used || previous === undefined || clock.now() >= previous.expiresAt) return false;
-    const svid = previous;
-    await store({ svid, reattestable: current.reattestable, previous: undefined });
-    used = true;
-    onEvent({ what: 'reverted', identity: take(svid, current.reattestable) });
+    const older = Object.freeze({ svid: previous, reattestable: current.reattestable, renewAt: clock.now() });
+    onEvent({ what: 'reverted', identity: await take(older, undefined) });
     return true;
   };
 
@@ -183,8 +180,8 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
     confirmUse(svid) {
       if (used || identity.value === undefined || svid !== identity.value.svid) return;
       used = true;
-      const { reattestable } = identity.value;
-      store({ svid: identity.value.svid, reattestable, previous: undefined }).catch((error: unknown) => onEvent({ what: 'failed', error: asSpiffeError(error) }));
+      previous = undefined;
+      files.writeState({ ...identity.value, previous }).catch((error: unknown) => onEvent({ what: 'failed', error: asSpiffeError(error) }));
     },
     refused(error) {
       const next = orderFor(error);
@@ -210,7 +207,9 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
       if (stored !== undefined && known !== undefined && clock.now() < stored.svid.expiresAt) {
         previous = stored.previous;
         used = previous === undefined;
-        const taken = take(stored.svid, stored.reattestable);
+        const { svid, reattestable } = stored;
+        const taken = Object.freeze({ svid, reattestable, renewAt: stored.renewAt });
+        set(taken, known);
         onEvent({ what: 'resumed', identity: taken });
         return taken;
       }

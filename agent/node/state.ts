@@ -13,6 +13,8 @@ import { readPrivateFile, removeFile, writePrivateFile } from '../../runtime/fil
 export interface NodeState {
   readonly svid: X509Svid;
   readonly reattestable: boolean;
+  /** Half life with a jitter that was drawn once. */
+  readonly renewAt: number;
   /** Kept until the server has seen the newer one. */
   readonly previous: X509Svid | undefined;
 }
@@ -36,6 +38,7 @@ interface StoredState {
   readonly version: 1;
   readonly svid: StoredSvid;
   readonly reattestable: boolean;
+  readonly renewAt: number;
   readonly previous: StoredSvid | null;
 }
 
@@ -50,6 +53,7 @@ export function nodeStateFiles(directory: string, trustDomain: TrustDomain): Nod
         return {
           svid: svidOf(stored.svid),
           reattestable: stored.reattestable,
+          renewAt: stored.renewAt,
           previous: stored.previous === null ? undefined : svidOf(stored.previous),
         };
       }),
@@ -58,6 +62,7 @@ export function nodeStateFiles(directory: string, trustDomain: TrustDomain): Nod
         version: 1,
         svid: storedOf(state.svid),
         reattestable: state.reattestable,
+        renewAt: state.renewAt,
         previous: state.previous === undefined ? null : storedOf(state.previous),
       };
       return writePrivateFile(stateFile, JSON.stringify(stored));

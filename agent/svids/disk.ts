@@ -27,8 +27,6 @@ export interface DiskCacheOptions {
   /** A file of 32 bytes to seal with; when absent a key is made beside the cache. */
   readonly keyFile: SealingKeyFile | undefined;
   readonly clock: Clock;
-  /** In [0, 1): new jitter for what is read back. */
-  readonly random: () => number;
   /** What is to be found again, asked for when there is something to write. */
   readonly content: () => { readonly holdings: Holdings; readonly x509: Iterable<HeldX509Svid>; readonly jwt: Iterable<HeldJwtSvid> };
   /** A write or a read that failed; the agent goes on without. */
@@ -63,8 +61,24 @@ interface Stored {
   readonly entries: readonly RegistrationEntry[];
   readonly bundles: readonly StoredBundle[];
   readonly authorities: readonly AuthorityNotice[];
-  readonly x509: readonly { readonly entryId: string; readonly revision: number; readonly chain: readonly string[]; readonly key: string }[];
-  readonly jwt: readonly { readonly entryId: string; readonly revision: number; readonly audience: readonly string[]; readonly token: string }[];
+  readonly x509: readonly StoredX509[];
+  readonly jwt: readonly StoredJwt[];
+}
+
+interface StoredX509 {
+  readonly entryId: string;
+  readonly revision: number;
+  readonly chain: readonly string[];
+  readonly key: string;
+  readonly renewAt: number;
+}
+
+interface StoredJwt {
+  readonly entryId: string;
+  readonly revision: number;
+  readonly audience: readonly string[];
+  readonly token: string;
+  readonly renewAt: number;
 }
 
 type StoredBundle = Omit<Bundle, 'sequence' | 'x509Authorities' | 'jwtAuthorities'> & {
@@ -106,7 +120,7 @@ export function createDiskCache(options: DiskCacheOptions): DiskCache {
         await checkPrivateDirectory(directory);
         const sealed = await readPrivateFile(file, maxBytes);
         secret ??= await readSecret(directory, options.keyFile);
-        return fromStored(JSON.parse((await unseal(sealed, secret, purpose)).toString('utf8')) as Stored, options.random);
+        return fromStored(JSON.parse((await unseal(sealed, secret, purpose)).toString('utf8')) as Stored);
       } catch (error) {
         if (!isSpiffeError(error, 'missing')) onProblem(asProblem('disk.read', 'the cache of a former process is not used', error));
         return undefined;
@@ -174,15 +188,16 @@ function toStored(content: ReturnType<DiskCacheOptions['content']>): Stored {
         revision: svid.entryRevision,
         chain: svid.chain.map(base64),
         key: base64(svid.key.export({ type: 'pkcs8', format: 'der' })),
+        renewAt: svid.renewAt,
       })),
     jwt: [...content.jwt]
       .filter((svid) => mayStore(svid.entryId))
-      .map((svid) => ({ entryId: svid.entryId, revision: svid.entryRevision, audience: svid.audience, token: svid.token })),
+      .map((svid) => ({ entryId: svid.entryId, revision: svid.entryRevision, audience: svid.audience, token: svid.token, renewAt: svid.renewAt })),
   };
 }
 
 /** Authenticated by its seal, so of the form this program wrote; the credentials are read with the rules for new ones. */
-function fromStored(stored: Stored, random: () => number): DiskContent {
+function fromStored(stored: Stored): DiskContent {
   if (stored.version !== 1) throw new SpiffeError('unsupported', 'disk.version', 'the cache was written by another version');
   const entries = new Map(stored.entries.map((entry) => [entry.id, Object.freeze(revived(entry))]));
   const named = (id: string, revision: number): RegistrationEntry | undefined => {
@@ -196,23 +211,27 @@ function fromStored(stored: Stored, random: () => number): DiskContent {
       bundles: stored.bundles.map(bundleFromStored),
       authorities: stored.authorities,
     },
-    x509: stored.x509.flatMap(({ entryId, revision, chain, key }) => {
+    x509: stored.x509.flatMap(({ entryId, revision, chain, key, renewAt }) => {
       const entry = named(entryId, revision);
       if (entry === undefined) return [];
       const privateKey = createPrivateKey({ key: bytes(key), format: 'der', type: 'pkcs8' });
-      return usable(() => receiveX509(entry, chain.map(bytes), keyPairOf(privateKey), random()));
+      return usable(() => receiveX509(entry, chain.map(bytes), keyPairOf(privateKey), atOnce), renewAt);
     }),
-    jwt: stored.jwt.flatMap(({ entryId, revision, audience, token }) => {
+    jwt: stored.jwt.flatMap(({ entryId, revision, audience, token, renewAt }) => {
       const entry = named(entryId, revision);
-      return entry === undefined ? [] : usable(() => receiveJwt({ entry, audience }, { token, issuedAt: 0, expiresAt: 0 }, random()));
+      if (entry === undefined) return [];
+      return usable(() => receiveJwt({ entry, audience }, { token, issuedAt: 0, expiresAt: 0 }, atOnce), renewAt);
     }),
   };
 }
 
+/** Replaced by what was drawn when the SVID came. */
+const atOnce = { at: 0, jitter: 0 };
+
 /** An SVID of a name that the entry no longer has is not worth more than none. */
-function usable<T>(receive: () => T): T[] {
+function usable<T extends object>(receive: () => T, renewAt: number): T[] {
   try {
-    return [receive()];
+    return [Object.freeze({ ...receive(), renewAt })];
   } catch (error) {
     if (isSpiffeError(error, 'invalid')) return [];
     throw error;

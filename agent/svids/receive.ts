@@ -26,15 +26,26 @@ export function keyPairOf(privateKey: KeyObject): KeyPair {
   return { publicKey: createPublicKey(privateKey).export({ type: 'spki', format: 'der' }), privateKey };
 }
 
+/** When an SVID came, and the jitter drawn for it then, in [0, 1). */
+export interface Receipt {
+  readonly at: number;
+  readonly jitter: number;
+}
+
 /**
- * @param jitter in [0, 1), drawn once for this SVID
- * @throws invalid `svid.received.id|key|chain-empty`, and what reading a leaf throws
+ * Half of the life that is left: what was backdated against clocks that differ is no life, and counting it would have
+ * short-lived SVIDs renewed without end.
  */
+export function halfLife(notBeforeAt: number, expiresAt: number, { at, jitter }: Receipt): number {
+  return renewAt(Math.min(Math.max(notBeforeAt, at), expiresAt), expiresAt, jitter);
+}
+
+/** @throws invalid `svid.received.id|key|chain-empty`, and what reading a leaf throws */
 export function receiveX509(
   entry: Pick<RegistrationEntry, 'id' | 'spiffeId' | 'revisionNumber'>,
   chain: readonly Uint8Array[],
   keys: KeyPair,
-  jitter: number,
+  receipt: Receipt,
 ): HeldX509Svid {
   const [first] = chain;
   if (first === undefined) throw new SpiffeError('invalid', 'svid.received.chain-empty', 'the signed chain is empty');
@@ -58,16 +69,13 @@ export function receiveX509(
     authorityId: Buffer.from(leaf.authorityKeyId ?? []).toString('hex'),
     notBeforeAt,
     expiresAt,
-    renewAt: renewAt(notBeforeAt, expiresAt, jitter),
+    renewAt: halfLife(notBeforeAt, expiresAt, receipt),
     entryRevision: entry.revisionNumber,
   });
 }
 
-/**
- * @param jitter in [0, 1), drawn once for this SVID
- * @throws invalid `svid.received.id|audience`, and as `parseJwtSvid`
- */
-export function receiveJwt(request: Omit<JwtRequest, 'process'>, signed: JwtSigned, jitter: number): HeldJwtSvid {
+/** @throws invalid `svid.received.id|audience`, and as `parseJwtSvid` */
+export function receiveJwt(request: Omit<JwtRequest, 'process'>, signed: JwtSigned, receipt: Receipt): HeldJwtSvid {
   const { entry } = request;
   const svid = parseJwtSvid(signed.token);
   if (svid.spiffeId !== entry.spiffeId) {
@@ -89,7 +97,7 @@ export function receiveJwt(request: Omit<JwtRequest, 'process'>, signed: JwtSign
     keyId: keyIdOf(svid.token),
     issuedAt,
     expiresAt,
-    renewAt: renewAt(issuedAt, expiresAt, jitter),
+    renewAt: halfLife(issuedAt, expiresAt, receipt),
   });
 }
 

@@ -99,7 +99,7 @@ export function createTokens(options: TokensOptions): Tokens {
     const { entry, process } = request;
     try {
       const signed = await signer.signJwt(request, signal);
-      const svid = receiveJwt(request, signed, random());
+      const svid = receiveJwt(request, signed, { at: clock.now(), jitter: random() });
       if (!entry.jwtSvidIncludeJti && options.entry(entry.id) !== undefined) keep(key, svid, used);
       onOutcome({ entry, process, svid, error: undefined });
       return svid;
