@@ -2,12 +2,14 @@
  * The composition root of the agent: every part made once, in order, by hand, and run until a signal aborts. What an
  * operator may choose is `config.ts`; arguments, signals and exit codes are `main.ts`.
  */
+import { open, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { isSpiffeError, SpiffeError } from '../spiffe/errors.ts';
 import { untilAborted } from '../runtime/abort.ts';
 import type { Clock } from '../runtime/clock.ts';
 import { ensurePrivateDirectory } from '../runtime/files.ts';
 import { openHealthPages, type Health } from '../runtime/health.ts';
+import { tryLockFile } from '../runtime/linux.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Peer, PeerTier } from '../runtime/peer.ts';
@@ -76,16 +78,30 @@ export async function runAgentParts(parts: AgentParts, signal: AbortSignal): Pro
   const { config } = parts;
   const cacheDirectory = path.join(config.data_dir, 'cache');
   await ensurePrivateDirectory(config.data_dir);
-  await ensurePrivateDirectory(cacheDirectory);
-  if (config.cache.mode === 'off') await forgetDiskCache(cacheDirectory);
+  const lock = await lockDirectory(config.data_dir);
   try {
+    await ensurePrivateDirectory(cacheDirectory);
+    if (config.cache.mode === 'off') await forgetDiskCache(cacheDirectory);
     await runTasks(await composeAgent(parts, cacheDirectory), signal);
   } catch (error) {
     const cause: unknown = isSpiffeError(error, undefined, 'task.failed') ? error.cause : error;
     // Whoever may not be an agent any more must not serve from what it remembers either.
     if (isSpiffeError(cause, 'denied') && cause.reason.startsWith('identity.')) await forgetDiskCache(cacheDirectory);
     throw cause;
+  } finally {
+    await lock.close();
   }
+}
+
+/**
+ * Two agents with one state would renew each other's SVID away. The lock goes with the process, however it ends.
+ * @throws conflict `agent.data-dir.in-use`
+ */
+async function lockDirectory(directory: string): Promise<FileHandle> {
+  const lock = await open(path.join(directory, 'lock'), 'w', 0o600);
+  if (tryLockFile(lock.fd)) return lock;
+  await lock.close();
+  throw new SpiffeError('conflict', 'agent.data-dir.in-use', `another agent runs with ${directory}`);
 }
 
 async function composeAgent(parts: AgentParts, cacheDirectory: string): Promise<Readonly<Record<string, Task>>> {
@@ -127,11 +143,13 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string): Promise<
       queued: () => renewal.queued,
       spooled: () => reporter.waiting,
       earliestExpiryAt: () => earliest(cache.held()),
+      leastLifeLeft: () => leastLifeLeft(cache.held(), clock.now()),
       ownExpiryAt: () => identity.identity.value?.svid.expiresAt,
       heardAt: () => heardAt,
       revision: () => holdings.value.position?.revision,
     },
   });
+  let tier: PeerTier | undefined;
   let connections = (): number => 0;
   let heardAt: number | undefined;
 
@@ -289,8 +307,8 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string): Promise<
     allowedForeignClaims: new Set(config.workload.allowed_foreign_jwt_claims),
     bundlesForAll: config.workload.bundles_for_all,
   });
-  const isServing = (): boolean => health.state.value.ready;
-  let tier: PeerTier | undefined;
+  /** From memory too, whatever the state of the connection to the server. */
+  const isServing = (): boolean => known && tier !== undefined;
 
   const workloads: Task = async (stop) => {
     const { limits } = config;
@@ -385,6 +403,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string): Promise<
     renewal: (stop) => renewal.run(stop),
     tokens: (stop) => tokens.run(stop),
     events: onceJoined((stop) => reporter.run(stop)),
+    conditions: (stop) => observer.watchConditions(stop),
   };
   if (config.cache.mode === 'sealed') tasks['cache'] = (stop) => disk.run(stop);
   if (config.health !== undefined) {
@@ -437,6 +456,13 @@ function earliest(svids: Iterable<{ readonly expiresAt: number }>): number | und
   let first: number | undefined;
   for (const { expiresAt } of svids) first = first === undefined ? expiresAt : Math.min(first, expiresAt);
   return first;
+}
+
+/** The smallest share of its life that any SVID has left, 1 when there is none. */
+function leastLifeLeft(svids: Iterable<{ readonly notBeforeAt: number; readonly expiresAt: number }>, now: number): number {
+  let least = 1;
+  for (const { notBeforeAt, expiresAt } of svids) least = Math.min(least, (expiresAt - now) / (expiresAt - notBeforeAt));
+  return least;
 }
 
 function unexpected(error: unknown): SpiffeError {

@@ -30,6 +30,8 @@ export interface ObserverParts {
     readonly spooled: () => number;
     /** Epoch milliseconds; `undefined` when nothing is held. */
     readonly earliestExpiryAt: () => number | undefined;
+    /** The smallest share of its life that an SVID held for a workload has left. */
+    readonly leastLifeLeft: () => number;
     readonly ownExpiryAt: () => number | undefined;
     /** Monotonic; `undefined` before the first synchronisation. */
     readonly heardAt: () => number | undefined;
@@ -53,18 +55,32 @@ export interface Observer {
   accepted(event: AcceptorEvent): void;
   problem(event: string, error: SpiffeError): void;
   listening(path: string, tier: number): void;
+  /** Looks at the conditions that time alone changes; ends with the signal's reason. */
+  watchConditions(signal: AbortSignal): Promise<never>;
 }
 
 const outcomes = ['signed', 'failed'] as const;
 const callOutcomes = ['ok', 'denied', 'invalid', 'unavailable', 'other'] as const;
 /** Beyond this the clocks of agent and server are far enough apart to matter to backdated certificates. */
 const noticeableSkewMs = 5_000;
+const intolerableSkewMs = 60_000;
+const staleMs = 300_000;
+/** Renewal begins at half; below this it has failed for a while. */
+const leastLife = 0.2;
+const lookEveryMs = 5_000;
 
 export function createObserver(parts: ObserverParts): Observer {
   const { clock, log, metrics, health, read } = parts;
   const attested = health.condition('attested', 'the agent has no SVID yet');
   const synced = health.condition('synced', 'nothing was synchronised yet');
   const socket = health.condition('socket', 'the Workload API is not listening yet');
+
+  const fresh = health.condition('sync-age', 'nothing was heard of the server yet');
+  const unexpired = health.condition('expiry', 'not looked at yet');
+  const clocks = health.condition('clock-skew', "the server's clock is not known yet");
+  unexpired.meet();
+  clocks.meet();
+  fresh.meet();
 
   const signs = metrics.counter({ name: 'steeple_agent_signatures_total', help: 'SVIDs asked for', labels: { kind: ['x509', 'jwt'], outcome: outcomes } });
   const renewals = metrics.counter({ name: 'steeple_agent_identity_total', help: "Changes of the agent's own SVID", labels: { change: ['attested', 'renewed', 'resumed', 'reverted', 'failed', 'given-up'] } });
@@ -108,6 +124,8 @@ export function createObserver(parts: ObserverParts): Observer {
       switch (state.state) {
         case 'connected':
           skew.set({}, state.skewMs / 1000);
+        if (Math.abs(state.skewMs) > intolerableSkewMs) clocks.hold(`the server's clock differs by ${String(Math.round(state.skewMs / 1000))} s`);
+        else clocks.meet();
           log.info('sync.connected', { version: state.version, skewMs: Math.round(state.skewMs), kind: state.snapshot ? 'snapshot' : 'resumed' });
           if (Math.abs(state.skewMs) > noticeableSkewMs) log.warn('sync.skew', { skewMs: Math.round(state.skewMs) });
           break;
@@ -165,6 +183,17 @@ export function createObserver(parts: ObserverParts): Observer {
     listening(path, tier) {
       socket.meet();
       log.info('socket.listening', { socket: path, tier });
+    },
+    async watchConditions(signal) {
+      const startedAt = clock.monotonic();
+      for (;;) {
+        const age = clock.monotonic() - (read.heardAt() ?? startedAt);
+        if (age > staleMs) fresh.hold(`nothing was heard of the server for ${String(Math.round(age / 60_000))} min`);
+        else fresh.meet();
+        if (read.leastLifeLeft() < leastLife) unexpired.hold('an SVID is close to its end and could not be renewed');
+        else unexpired.meet();
+        await clock.sleep(lookEveryMs, signal);
+      }
     },
   };
 }

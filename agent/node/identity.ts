@@ -219,7 +219,9 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
         } catch (caught) {
           if (signal.aborted) throw abortReason(signal);
           const error = asSpiffeError(caught);
-          // What is refused, or wrong on this side, does not become right by asking again.
+          // What is wrong on this side is for its operator to put right.
+          if (isOwnFault(error)) throw error;
+          // What is refused does not become right by asking again.
           if (error.kind !== 'unavailable' && error.kind !== 'limited' && error.kind !== 'internal') {
             const reason = permissionDeniedReason(error) === 'AGENT_BANNED' || error.reason === 'agent.banned' ? 'banned' : 'must-rejoin';
             onEvent({ what: 'given-up', reason, error });
@@ -259,6 +261,11 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
       }
     },
   };
+}
+
+/** Files, configuration, evidence: nothing the server said. */
+function isOwnFault(error: SpiffeError): boolean {
+  return ['files.', 'trust.', 'evidence.', 'state.'].some((prefix) => error.reason.startsWith(prefix));
 }
 
 function gaveUp(reason: GiveUpReason, cause: SpiffeError): SpiffeError {

@@ -67,6 +67,8 @@ export function workloadApi(options: WorkloadApiOptions): ServiceHandlers<Spiffe
     const caller = call.connection;
     let last: T | undefined;
     for await (const next of callerUpdates(options, { ...wanted, caller }, call.signal)) {
+      // Every field is mandatory, and without a bundle there is nothing to trust [Workload API 5.2.1].
+      if (!next.update.bundles.has(trustDomain)) continue;
       if (last === undefined) witness.matched(caller, next);
       const message = compose(next.update);
       if (last === undefined || !isDeepStrictEqual(message, last)) {
