@@ -4,6 +4,7 @@
  */
 import { open, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
+import { reflectionServices } from '../proto/reflection.ts';
 import { isSpiffeError, SpiffeError } from '../spiffe/errors.ts';
 import { untilAborted } from '../runtime/abort.ts';
 import type { Clock } from '../runtime/clock.ts';
@@ -324,7 +325,13 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string): Promise<
         callsPerUid: limits.calls_per_user,
         callsPerConnection: limits.calls_per_connection,
       },
-      services: [rpcService(services.SpiffeWorkloadAPI, api), rpcService(services['grpc.health.v1.Health'], healthApi<Caller>(isServing))],
+      services: [
+        rpcService(services.SpiffeWorkloadAPI, api),
+        rpcService(services['grpc.health.v1.Health'], healthApi<Caller>(isServing)),
+        ...reflectionServices(['SpiffeWorkloadAPI', 'grpc.health.v1.Health']).map(({ definition, handlers }) =>
+          rpcService<typeof definition, Caller>(definition, handlers),
+        ),
+      ],
       callerOf,
       isReady: () => known,
       onCall: (end) => observer.called(end),

@@ -172,6 +172,14 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
     alarm.ring();
   };
 
+  const revertOr = async (current: AgentIdentity, otherwise: Order): Promise<void> => {
+    try {
+      if (!(await revert(current))) command(otherwise);
+    } catch (error) {
+      onEvent({ what: 'failed', error: asSpiffeError(error) });
+    }
+  };
+
   return {
     identity,
     bundle,
@@ -188,10 +196,7 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
       if (next === undefined) return;
       const current = identity.value;
       if (current !== undefined && permissionDeniedReason(error) === 'AGENT_NOT_ACTIVE' && !used) {
-        revert(current).then(
-          (reverted) => (reverted ? undefined : command(next)),
-          (failure: unknown) => onEvent({ what: 'failed', error: asSpiffeError(failure) }),
-        );
+        void revertOr(current, next);
         return;
       }
       command(next);

@@ -10,7 +10,7 @@ import { createAlarm } from '../alarm.ts';
 import type { WorkloadProcess } from '../process.ts';
 import type { SvidCache } from './cache.ts';
 import { isUsable, type HeldX509Svid } from './held.ts';
-import type { KeyPair, Signer, X509Outcome } from './signer.ts';
+import type { KeyPair, Signer } from './signer.ts';
 
 export interface RenewalOptions {
   readonly clock: Clock;
@@ -56,6 +56,8 @@ interface Failure {
   readonly error: SpiffeError;
   readonly revision: number;
 }
+
+type Settled = { readonly keys: KeyPair; readonly chain: readonly Uint8Array[] } | { readonly refused: SpiffeError };
 
 const batchesAtOnce = 4;
 const retry: BackoffPolicy = { firstMs: 500, factor: 2, longestMs: 60_000, jitter: 0.2 };
@@ -132,17 +134,15 @@ export function createRenewal(options: RenewalOptions): Renewal {
     }
   };
 
-  const outcomesOf = async (
-    entries: readonly RegistrationEntry[],
-    signal: AbortSignal,
-  ): Promise<readonly ({ readonly keys: KeyPair; readonly result: X509Outcome } | { readonly refused: SpiffeError })[]> => {
+  const outcomesOf = async (entries: readonly RegistrationEntry[], signal: AbortSignal): Promise<readonly Settled[]> => {
     try {
-      const keys = await Promise.all(entries.map(() => generateKeys()));
-      const requests = entries.map((entry, i) => ({ entry, keys: keys[i]!, process: cache.onBehalfOf(entry.id) }));
+      const requests = await Promise.all(
+        entries.map(async (entry) => ({ entry, keys: await generateKeys(), process: cache.onBehalfOf(entry.id) })),
+      );
       const results = await signer.signX509(requests, signal);
-      return entries.map((_, i) => {
+      return requests.map(({ keys }, i): Settled => {
         const result = results[i];
-        if (result !== undefined) return { keys: keys[i]!, result };
+        if (result !== undefined) return 'refused' in result ? result : { keys, chain: result.chain };
         return { refused: new SpiffeError('internal', 'renew.answer-missing', 'the server left the request without an answer') };
       });
     } catch (error) {
@@ -151,16 +151,12 @@ export function createRenewal(options: RenewalOptions): Renewal {
     }
   };
 
-  const settle = (
-    entry: RegistrationEntry,
-    outcome: { readonly keys: KeyPair; readonly result: X509Outcome } | { readonly refused: SpiffeError },
-  ): void => {
+  const settle = (entry: RegistrationEntry, outcome: Settled): void => {
     const before = cache.x509(entry.id);
     const process = cache.onBehalfOf(entry.id);
     try {
       if ('refused' in outcome) throw outcome.refused;
-      if ('refused' in outcome.result) throw outcome.result.refused;
-      const svid = receive(entry, outcome.result.chain, outcome.keys);
+      const svid = receive(entry, outcome.chain, outcome.keys);
       failures.delete(entry.id);
       if (!cache.put(svid)) return;
       queue.delete(entry.id);

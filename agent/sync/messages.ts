@@ -145,7 +145,7 @@ export function positionFromMessage(message: Position__Output | null): Position 
 }
 
 function present<T>(message: T | null | undefined): T {
-  if (message == null) throw new SpiffeError('invalid', 'follow.message', 'a part of the message is missing');
+  if (message === null || message === undefined) throw new SpiffeError('invalid', 'follow.message', 'a part of the message is missing');
   return message;
 }
 

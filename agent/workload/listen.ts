@@ -2,7 +2,6 @@
  * The Workload API's socket: its path and mode, who may hold how many connections and streams, and the header without which
  * no method of the Workload API answers. What the methods answer is `api.ts`.
  */
-import type { Server } from '@grpc/grpc-js';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { listenUnix, type Acceptor, type AcceptorEvent, type AdmissionLimits } from '../../runtime/acceptor.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -24,8 +23,6 @@ export interface WorkloadListenOptions {
   readonly isReady: () => boolean;
   readonly onCall: (end: CallEnd<Caller>) => void;
   readonly onEvent: (event: AcceptorEvent) => void;
-  /** Adds reflection. */
-  readonly extend?: (server: Pick<Server, 'addService'>) => void;
   readonly tier?: PeerTier;
   readonly unseenImage?: 'refuse' | 'accept';
 }
@@ -70,7 +67,6 @@ export async function listenForWorkloads(options: WorkloadListenOptions): Promis
       counter.leave(end);
       options.onCall(end);
     },
-    ...(options.extend === undefined ? {} : { extend: options.extend }),
   });
   const acceptor = await listenUnix({
     path: options.path,

@@ -55,9 +55,11 @@ export async function* callerUpdates(options: UpdatesOptions, wanted: UpdateWant
     let sentUpdate: WorkloadUpdate | undefined;
     const lane = deliveries.open(() => sentUpdate !== subscription.updates.value);
     const turn = linkedController(signal);
-    let failure: unknown;
+    let failure: Error | undefined;
     void otherThan(attestations, attestation, turn.signal)
-      .catch((error: unknown) => (failure = error))
+      .catch((error: unknown) => {
+        failure = error instanceof Error ? error : changed;
+      })
       .then(() => turn.abort(changed));
     try {
       if (wanted.unregistered !== true && !served) await admit(options, { attestation, attestations }, subscription, signal);

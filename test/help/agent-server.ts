@@ -307,7 +307,7 @@ export async function startAgentServer(options: AgentServerOptions = {}): Promis
       const { hello } = (await iterator.next()).value as FollowRequest__Output;
       void (async () => {
         for (let next = await iterator.next(); next.done !== true; next = await iterator.next()) {
-          confirmed.push(Number((next.value as FollowRequest__Output).confirm?.position?.revision));
+          confirmed.push(Number(next.value.confirm?.position?.revision));
         }
       })().catch(() => undefined);
       let at = hello?.position?.epoch === epoch ? Number(hello.position.revision) : -1;
