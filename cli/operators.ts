@@ -1,7 +1,8 @@
 /**
- * The CLI's line to a server's operators' socket and to an agent's private one: where they are, the calls, and batches
- * cut to size. What is asked over it is the commands' business.
+ * The CLI's lines to a server's operators' socket and to an agent's sockets: where they are, the calls, and batches cut to
+ * size. What is asked over them is the commands' business.
  */
+import { resolve } from 'node:path';
 import { loadServices, type ServiceDefinitions, type ServiceName } from '../proto/load.ts';
 import { systemClock } from '../runtime/clock.ts';
 import { createRpcClient, type RpcClient } from '../runtime/rpc/call.ts';
@@ -16,12 +17,23 @@ export const agentSocketFlag = {
   'admin-socket': { type: 'text', value: 'PATH', summary: "the agent's private socket" },
 } as const satisfies Record<string, FlagSpec>;
 
+export const publicSocketFlag = {
+  socket: { type: 'text', value: 'PATH', summary: "the agent's public socket; SPIFFE_ENDPOINT_SOCKET when absent" },
+} as const satisfies Record<string, FlagSpec>;
+
 const defaultServerSocket = '/run/steeple/server/api.sock';
 const defaultAgentSocket = '/run/steeple/agent/private/admin.sock';
+const defaultWorkloadAddress = 'unix:///run/steeple/agent/public/api.sock';
 
 /** Our variable wins over SPIRE's; the flag wins over both. */
 export function serverSocket(flag: string | undefined, io: Io): string {
   return flag ?? io.env['STEEPLE_SERVER_SOCKET'] ?? io.env['SPIRE_SERVER_PRIVATE_SOCKET'] ?? defaultServerSocket;
+}
+
+/** Where the Workload API is, as `WorkloadApi` takes it; a flag may be a plain path, relative ones too. */
+export function workloadAddress(flag: string | undefined, io: Io): string {
+  const given = flag ?? io.env['SPIFFE_ENDPOINT_SOCKET'] ?? defaultWorkloadAddress;
+  return flag === undefined || /^(?:unix|tcp):/.test(given) ? given : `unix://${resolve(given)}`;
 }
 
 export interface Line<N extends ServiceName> {

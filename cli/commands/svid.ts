@@ -12,24 +12,19 @@ import { formatPemCertificates } from '../../spiffe/pem.ts';
 import type { X509Svid } from '../../spiffe/x509-svid.ts';
 import { command, type Command, exitCodes, type Io } from '../command.ts';
 import type { FlagSpec } from '../flags.ts';
+import { publicSocketFlag, workloadAddress } from '../operators.ts';
 import { distance, instant, json, outputFlag, type OutputForm, outputForm, plain, record } from '../print.ts';
-
-const socketFlag = {
-  socket: { type: 'text', value: 'PATH', summary: "the agent's public socket; SPIFFE_ENDPOINT_SOCKET when absent" },
-} as const satisfies Record<string, FlagSpec>;
 
 const dirFlag = {
   dir: { type: 'text', value: 'DIR', summary: 'write svid.N.pem, svid.N.key and bundle.N.pem here' },
 } as const satisfies Record<string, FlagSpec>;
-
-const defaultSocket = 'unix:///run/steeple/agent/public/api.sock';
 
 export const svidCommands: readonly Command[] = [
   command({
     name: 'svid fetch',
     summary: 'print the identities of this process, or JWT-SVIDs for an audience',
     flags: {
-      ...socketFlag,
+      ...publicSocketFlag,
       ...outputFlag,
       ...dirFlag,
       audience: { type: 'list', value: 'NAME', summary: 'fetch JWT-SVIDs for this audience; may be repeated' },
@@ -55,7 +50,7 @@ export const svidCommands: readonly Command[] = [
   command({
     name: 'svid watch',
     summary: 'print every update of the identities of this process',
-    flags: { ...socketFlag, ...outputFlag, ...dirFlag },
+    flags: { ...publicSocketFlag, ...outputFlag, ...dirFlag },
     async run({ flags }, io) {
       using api = openApi(flags.socket, io);
       const form = outputForm(flags.output);
@@ -67,7 +62,7 @@ export const svidCommands: readonly Command[] = [
     name: 'svid validate',
     summary: 'have the agent check a JWT-SVID',
     flags: {
-      ...socketFlag,
+      ...publicSocketFlag,
       ...outputFlag,
       audience: { type: 'text', value: 'NAME', summary: 'who the token must be for' },
       svid: { type: 'text', value: 'TOKEN', summary: 'the token; standard input when absent' },
@@ -92,8 +87,7 @@ export const svidCommands: readonly Command[] = [
 ];
 
 function openApi(flag: string | undefined, io: Io): WorkloadApi {
-  const given = flag ?? io.env['SPIFFE_ENDPOINT_SOCKET'] ?? defaultSocket;
-  return new WorkloadApi({ address: given.startsWith('/') ? `unix://${given}` : given });
+  return new WorkloadApi({ address: workloadAddress(flag, io) });
 }
 
 async function show(context: X509Context, form: OutputForm, dir: string | undefined, io: Io): Promise<void> {
