@@ -18,7 +18,7 @@ var plans = {
   test: [
     [vitest, 'run'],
     [path.join(root, 'test', 'fuzz', 'run.ts'), '--seconds', '30'],
-    [vitest, 'run', '--config', 'vitest.process.config.ts', 'test/scenario/join.process.test.ts'],
+    [vitest, 'run', '--mode', 'process', 'test/scenario/join.process.test.ts'],
   ],
 };
 
