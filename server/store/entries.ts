@@ -171,7 +171,10 @@ export async function endFederation(
     }
     const before = readEntry(row);
     const federatesWith = before.federatesWith.filter((name) => name !== trustDomain);
-    const after = composeEntry({ ...before, federatesWith }, { ...before, revisionNumber: before.revisionNumber + 1 });
+    const after = composeEntry(
+      { ...before, federatesWith },
+      { id: before.id, createdAt: before.createdAt, revisionNumber: before.revisionNumber + 1 },
+    );
     await replaceEntry(session, row.row, before, after);
     written.push({ row: row.row, before, after });
   }

@@ -13,6 +13,7 @@ export interface WorkerSettings {
   readonly trustDomain: string;
   /** Of a store that is new. */
   readonly epoch: string;
+  readonly maxBytes: number | undefined;
 }
 
 export interface Request {

@@ -10,11 +10,14 @@ import { sqliteCode, sqliteFailure } from './sqlite-failure.ts';
 
 export const inMemory = ':memory:';
 
+/** SQLite's own, for files made here. */
+const pageBytes = 4_096;
+
 /** Other processes only read or copy, so that a wait this long means something is wrong. */
 const busyTimeoutMs = 5_000;
 
 /** @throws unavailable `store.busy|io`, internal `store.corrupt` */
-export function openForWriting(path: string): DatabaseSync {
+export function openForWriting(path: string, maxBytes?: number): DatabaseSync {
   if (path !== inMemory) createOwnerOnly(path);
   return opened(path, (database) => {
     database.exec(`PRAGMA busy_timeout = ${busyTimeoutMs}`);
@@ -25,6 +28,7 @@ export function openForWriting(path: string): DatabaseSync {
     database.exec('PRAGMA cache_size = -65536');
     // Keeps the log from growing without end behind a slow reader.
     database.exec('PRAGMA journal_size_limit = 67108864');
+    if (maxBytes !== undefined) database.exec(`PRAGMA max_page_count = ${Math.ceil(maxBytes / pageBytes)}`);
   });
 }
 

@@ -33,7 +33,7 @@ async function main(port: MessagePort, settings: WorkerSettings): Promise<void> 
   };
   try {
     if (settings.path !== inMemory) held.push(holdStore(settings.path));
-    const database = openForWriting(settings.path);
+    const database = openForWriting(settings.path, settings.maxBytes);
     held.push(database);
     const writer = createWriter(database, settings);
     const { epoch, revision } = await writer.open();

@@ -26,6 +26,8 @@ export interface SqliteStoreOptions {
   readonly path: string;
   readonly trustDomain: TrustDomain;
   readonly clock: Clock;
+  /** The largest the file may grow; beyond it the store is full, as it is when the disk is. */
+  readonly maxBytes?: number;
 }
 
 /** Rows per message while everything is loaded. */
@@ -39,8 +41,8 @@ const maxWaitingResults = 4_096;
  * @throws conflict `store.in-use|schema.newer|trust-domain`, unavailable `store.busy|full|io`, internal `store.corrupt`,
  *   and what `ensurePrivateDirectory` throws
  */
-export async function openSqliteStore({ path, trustDomain, clock }: SqliteStoreOptions): Promise<Store> {
-  const settings: WorkerSettings = { path, trustDomain, epoch: randomBytes(16).toString('hex') };
+export async function openSqliteStore({ path, trustDomain, clock, maxBytes }: SqliteStoreOptions): Promise<Store> {
+  const settings: WorkerSettings = { path, trustDomain, epoch: randomBytes(16).toString('hex'), maxBytes };
   if (path !== ':memory:') await ensurePrivateDirectory(dirname(path));
   const writer = await startWorker('sqlite-writer', settings);
   try {

@@ -1,0 +1,123 @@
+import { describe, expect, test } from 'vitest';
+
+import type { AuditEvent } from '../../../server/audit/event.ts';
+import type { CredentialFilter, AuditFilter } from '../../../server/store/store.ts';
+import { createTestClock } from '../../help/clock.ts';
+import { agentId, idOf, intentOf, openTestStore, scopeAt, storePath } from '../../help/store.ts';
+
+const at = createTestClock().now();
+const scope = scopeAt(at);
+
+function event(subject: string, fields: Partial<AuditEvent> = {}): AuditEvent {
+  return { type: 'workload.attested', at, actor: agentId('a'), call: '', outcome: 'done', reason: '', subject, detail: {}, ...fields };
+}
+
+describe('ledger', () => {
+  test('intents are all recorded or none, and come back whole', async () => {
+    const store = await openTestStore({ path: await storePath() });
+    const intent = intentOf(at, { kind: 'jwt', audience: ['a', '"b"'], entryId: 'e1', agentId: agentId('a'), process: 'pid=1,uid=2,path=/x' });
+    await store.recordIntents([intent]);
+    expect(await store.getCredential(intent.id)).toEqual({ ...intent, state: 'intent' });
+    expect(await store.getCredential('nobody')).toBeUndefined();
+    await expect(store.recordIntents([intentOf(at, { id: 'new' }), intent])).rejects.toMatchObject({ kind: 'exists', reason: 'ledger.exists' });
+    expect(await store.getCredential('new')).toBeUndefined();
+  });
+
+  const filters: readonly (readonly [string, CredentialFilter, readonly string[]])[] = [
+    ['kind', { kind: 'jwt' }, ['j']],
+    ['SPIFFE ID', { spiffeId: idOf('/api') }, ['s']],
+    ['entry', { entryId: 'e1' }, ['e', 'both']],
+    ['agent', { agentId: agentId('a') }, ['a', 'both']],
+    ['entry and agent', { entryId: 'e1', agentId: agentId('a') }, ['both']],
+    ['unexpired', { unexpiredAt: at }, ['j', 's', 'e', 'a', 'both']],
+    ['all', {}, ['j', 's', 'e', 'a', 'both', 'over']],
+  ];
+  test.each(filters)('is searched by %s, page by page', async (_name, filter, expected) => {
+    const store = await openTestStore();
+    await store.recordIntents([
+      intentOf(at, { id: 'j', kind: 'jwt' }),
+      intentOf(at, { id: 's', spiffeId: idOf('/api') }),
+      intentOf(at, { id: 'e', entryId: 'e1' }),
+      intentOf(at, { id: 'a', agentId: agentId('a') }),
+      intentOf(at, { id: 'both', entryId: 'e1', agentId: agentId('a') }),
+      intentOf(at, { id: 'over', expiresAt: at }),
+    ]);
+    const found: string[] = [];
+    let token = '';
+    do {
+      const page = await store.listCredentials(filter, 2, token);
+      expect(page.items.length).toBeLessThanOrEqual(2);
+      found.push(...page.items.map(({ id }) => id));
+      token = page.nextToken;
+    } while (token !== '');
+    expect(found).toEqual(expected);
+    await expect(store.listCredentials(filter, 2, '1 OR 1=1')).rejects.toMatchObject({ kind: 'invalid', reason: 'store.page-token' });
+  });
+});
+
+describe('audit', () => {
+  const filters: readonly (readonly [string, AuditFilter, readonly string[]])[] = [
+    ['type', { type: 'call.denied' }, ['t']],
+    ['actor', { actor: 'server' }, ['s']],
+    ['subject', { subject: 'o' }, ['o']],
+    ['outcome', { outcome: 'refused' }, ['o']],
+    ['time', { since: at + 1, until: at + 2 }, ['later']],
+    ['newest first', { newestFirst: true, actor: agentId('a') }, ['latest', 'later', 'o', 't']],
+  ];
+  test.each(filters)('is searched by %s, page by page', async (_name, filter, expected) => {
+    const store = await openTestStore();
+    await store.recordAudit([
+      event('t', { type: 'call.denied' }),
+      event('s', { actor: 'server' }),
+      event('o', { outcome: 'refused' }),
+      event('later', { at: at + 1 }),
+      event('latest', { at: at + 2 }),
+    ]);
+    const found: string[] = [];
+    let token = '';
+    do {
+      const page = await store.searchAudit(filter, 2, token);
+      found.push(...page.items.map(({ subject }) => subject));
+      token = page.nextToken;
+    } while (token !== '');
+    expect(found).toEqual(expected);
+  });
+
+  test('what an event carries comes back as it was, whatever it holds', async () => {
+    const store = await openTestStore({ path: await storePath() });
+    const odd = event('"); DROP TABLE audit; --\n\u0000', { reason: "o'clock", detail: { list: ['a\nb', '"'], flag: true, count: 3, text: '\u2028' } });
+    await store.recordAudit([odd]);
+    expect((await store.searchAudit({ subject: odd.subject }, 10, '')).items).toEqual([{ ...odd, number: 1 }]);
+  });
+
+  test('T-J02 a spool is recorded once, in order, and a hole in it is witnessed', async () => {
+    const store = await openTestStore();
+    const a = agentId('a');
+    const numbered = (...numbers: number[]) => numbers.map((sequence) => ({ sequence, event: event(`n${sequence}`) }));
+    expect(await store.recordSpool(a, 's1', numbered(1, 2))).toBe(2);
+    expect(await store.recordSpool(a, 's1', numbered(1, 2))).toBe(2);
+    expect(await store.recordSpool(a, 's1', numbered(3, 2, 1))).toBe(3);
+    expect(await store.recordSpool(a, 's2', numbered(1))).toBe(1);
+    expect(await store.recordSpool(agentId('b'), 's1', numbered(1))).toBe(1);
+    expect(await store.recordSpool(a, 's1', numbered(7))).toBe(7);
+    expect(await store.recordSpool(a, 's1', [])).toBe(7);
+    const { items } = await store.searchAudit({}, 100, '');
+    expect(items.map(({ subject, type }) => (type === 'workload.gap' ? 'gap' : subject))).toEqual(['n1', 'n2', 'n3', 'n1', 'n1', 'gap', 'n7']);
+    expect(items[5]).toMatchObject({ subject: a, reason: 'audit.spool.gap', detail: { spool: 's1', from: 4, to: 6, count: 3 } });
+  });
+});
+
+test('pruning takes a little at a time, keeps what is young, and is itself on record', async () => {
+  const store = await openTestStore();
+  await store.recordIntents(Array.from({ length: 5 }, (_, index) => intentOf(at, { id: `old${index}`, expiresAt: at - 10 })));
+  await store.recordIntents([intentOf(at, { id: 'young' })]);
+  await store.recordAudit([event('old', { at: at - 10 }), event('young')]);
+  await store.createJoinToken({ hash: 'h', expiresAt: at, agentId: undefined }, scopeAt(at - 5));
+  const before = { credentialsExpired: at, auditAt: at - 6 };
+  expect(await store.pruneRecords(before, 3, scope)).toEqual({ credentials: 3, events: 1 });
+  expect(await store.pruneRecords(before, 3, scope)).toEqual({ credentials: 2, events: 0 });
+  expect(await store.pruneRecords(before, 3, scope)).toEqual({ credentials: 0, events: 0 });
+  expect((await store.listCredentials({}, 10, '')).items.map(({ id }) => id)).toEqual(['young']);
+  const { items } = await store.searchAudit({}, 10, '');
+  expect(items.map(({ type }) => type)).toEqual(['workload.attested', 'token.created', 'token.expired', 'record.pruned', 'record.pruned']);
+});

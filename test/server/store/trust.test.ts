@@ -1,0 +1,122 @@
+import { generateKeyPairSync } from 'node:crypto';
+
+import { describe, expect, test } from 'vitest';
+
+import type { AuthorityRecord, CommittedChange } from '../../../server/store/store.ts';
+import { composeBundle, emptyBundle } from '../../../spiffe/bundle.ts';
+import type { JwtAuthority } from '../../../spiffe/bundle.ts';
+import { parseTrustDomain } from '../../../spiffe/id.ts';
+import { createTestClock } from '../../help/clock.ts';
+import { draftOf, exampleOrg, openTestStore, scopeAt, storePath } from '../../help/store.ts';
+
+const at = createTestClock().now();
+const scope = scopeAt(at);
+const partner = parseTrustDomain('partner.example');
+const parent = '/spire/agent/test/a';
+
+function jwtAuthority(keyId: string, expiresAt: number | undefined): JwtAuthority {
+  const publicKey = generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey.export({ type: 'spki', format: 'der' });
+  return { keyId, publicKey: new Uint8Array(publicKey), expiresAt, tainted: false };
+}
+
+function authority(id: string, fields: Partial<AuthorityRecord> = {}): AuthorityRecord {
+  return {
+    kind: 'jwt',
+    id,
+    owner: 'server-1',
+    keyName: `key-${id}`,
+    keyType: 'ec-p256',
+    state: 'prepared',
+    publicKey: new Uint8Array([1, 2, 3]),
+    certificate: undefined,
+    createdAt: at,
+    publishedAt: undefined,
+    publishedRevision: undefined,
+    activatedAt: undefined,
+    notBeforeAt: at,
+    expiresAt: at + 1_000,
+    ...fields,
+  };
+}
+
+describe('bundles', () => {
+  test('the own bundle starts at 0, grows by what it lacks, and counts only when it changes', async () => {
+    const store = await openTestStore({ path: await storePath() });
+    const one = jwtAuthority('one', at + 1_000);
+    expect(await store.appendBundle(exampleOrg, [], [one], scope)).toMatchObject({ sequence: 0n, jwtAuthorities: [one] });
+    expect(await store.appendBundle(exampleOrg, [], [one], scope)).toMatchObject({ sequence: 0n });
+    expect(store.position.revision).toBe(1);
+    const two = jwtAuthority('two', undefined);
+    expect(await store.appendBundle(exampleOrg, [], [two, one], scope)).toMatchObject({ sequence: 1n, jwtAuthorities: [one, two] });
+    expect(await store.loadBundles()).toEqual([composeBundle({ ...emptyBundle(exampleOrg), jwtAuthorities: [one, two], sequence: 1n })]);
+    expect(await store.pruneBundle(exampleOrg, at + 1_001, scope)).toBe(1);
+    expect(await store.pruneBundle(exampleOrg, at + 1_001, scope)).toBe(0);
+    expect(await store.loadBundles()).toMatchObject([{ sequence: 2n, jwtAuthorities: [two] }]);
+  });
+
+  test('create, update and set each mind what is there', async () => {
+    const store = await openTestStore();
+    const bundle = composeBundle({ ...emptyBundle(partner), refreshHintSeconds: 10, sequence: 2n ** 64n - 1n });
+    await expect(store.writeBundle(bundle, 'update', scope)).rejects.toMatchObject({ kind: 'missing', reason: 'bundle.missing' });
+    expect(await store.writeBundle(bundle, 'create', scope)).toEqual(bundle);
+    await expect(store.writeBundle(bundle, 'create', scope)).rejects.toMatchObject({ kind: 'exists', reason: 'bundle.exists' });
+    expect(await store.writeBundle({ ...bundle, sequence: 5n }, 'set', scope)).toMatchObject({ sequence: 5n });
+    expect(await store.writeBundle({ ...bundle, sequence: 99n, refreshHintSeconds: 20 }, 'update', scope)).toMatchObject({ sequence: 6n, refreshHintSeconds: 20 });
+    const { revision } = store.position;
+    await store.writeBundle({ ...bundle, sequence: 6n, refreshHintSeconds: 20 }, 'set', scope);
+    expect(store.position.revision).toBe(revision);
+  });
+
+  test.each([
+    ['restrict', 'conflict', []],
+    ['delete', undefined, ['entry undefined', 'bundle undefined']],
+    ['dissociate', undefined, ['entry ', 'bundle undefined']],
+  ] as const)('deleting in use: %s', async (how, refusedAs, expected) => {
+    const store = await openTestStore();
+    await store.writeBundle(emptyBundle(partner), 'create', scope);
+    await store.createEntries([draftOf('/web', parent, ['a:1'], { federatesWith: [partner] }), draftOf('/api', parent, ['a:1'])], scope);
+    const changes: CommittedChange[] = [];
+    store.subscribe((batch) => void changes.push(...batch.changes));
+    const deleted = store.deleteBundle(partner, how, scope);
+    if (refusedAs === undefined) await deleted;
+    else await expect(deleted).rejects.toMatchObject({ kind: refusedAs, reason: 'bundle.in-use' });
+    const told = changes.map((change) => `${change.noun} ${change.noun === 'entry' ? change.entry?.federatesWith.join() : change.noun === 'bundle' ? change.bundle : ''}`);
+    expect(told).toEqual(expected);
+    expect(await store.loadBundles()).toHaveLength(refusedAs === undefined ? 0 : 1);
+    if (refusedAs === undefined) await expect(store.deleteBundle(partner, how, scope)).rejects.toMatchObject({ reason: 'bundle.missing' });
+  });
+
+  test('nothing in use stands in the way of restrict', async () => {
+    const store = await openTestStore();
+    await store.writeBundle(emptyBundle(partner), 'create', scope);
+    await store.createEntries([draftOf('/web', parent, ['a:1'], { id: 'w', federatesWith: [partner] })], scope);
+    await store.updateEntries([{ id: 'w', fields: { federatesWith: [] } }], scope);
+    await store.deleteBundle(partner, 'restrict', scope);
+    expect(await store.loadBundles()).toEqual([]);
+  });
+});
+
+describe('authorities', () => {
+  test('records, bundle and events are one step; publishing says by which revision', async () => {
+    const store = await openTestStore({ path: await storePath() });
+    const none = { upserts: [], forgotten: [], publish: { x509: [], jwt: [] }, events: [] };
+    const bytes = authority('a', { kind: 'x509', certificate: new Uint8Array([9, 8]) });
+    expect(await store.stepAuthorities(exampleOrg, { ...none, upserts: [bytes] }, scope)).toEqual([bytes]);
+    const key = jwtAuthority('b', at + 1_000);
+    const published = authority('b', { publishedAt: at, publicKey: key.publicKey });
+    const changes: CommittedChange[] = [];
+    store.subscribe((batch) => void changes.push(...batch.changes));
+    const event = { type: 'authority.published', at, actor: 'server', call: '', outcome: 'done', reason: '', subject: 'b', detail: {} } as const;
+    const step = { ...none, upserts: [published], publish: { x509: [], jwt: [key] }, events: [event] };
+    const stored = await store.stepAuthorities(exampleOrg, step, scope);
+    const bundleRevision = changes.find(({ noun }) => noun === 'bundle')?.revision;
+    expect(stored.find(({ id }) => id === 'b')).toEqual({ ...published, publishedRevision: bundleRevision });
+    expect(changes.map(({ noun }) => noun)).toEqual(['bundle', 'authority']);
+    // Held by the bundle already: its own change is the witness.
+    const again = await store.stepAuthorities(exampleOrg, step, scope);
+    expect(again.find(({ id }) => id === 'b')?.publishedRevision).toBe(store.position.revision);
+    await store.stepAuthorities(exampleOrg, { ...none, forgotten: ['a', 'nobody'] }, scope);
+    expect((await store.loadAuthorities()).map(({ id }) => id)).toEqual(['b']);
+    expect((await store.searchAudit({ type: 'authority.published' }, 10, '')).items).toHaveLength(2);
+  });
+});
