@@ -28,7 +28,7 @@ const attestor = z.discriminatedUnion('type', [
 const rate = (standard: number): z.ZodDefault<z.ZodInt> => z.int().min(0).max(1_000_000).default(standard);
 const ttl = (standard: string) => duration({ min: '1s', max: '365d' }).prefault(standard);
 
-const schema = section({
+export const schema = section({
   trust_domain: parsed(parseTrustDomain),
   data_dir: absolutePath().default('/var/lib/steeple/server'),
   socket_path: socketPath().default('/run/steeple/server/api.sock'),
