@@ -16,6 +16,11 @@ export interface Io {
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Aborts at the first interrupt or termination signal. */
   readonly signal: AbortSignal;
+  /** Tells when the terminal is gone, which otherwise ends the process at once. */
+  readonly onHangup: (listener: () => void) => void;
+  /** The running Node, for commands that start further programs, and how they end those that are no children of theirs. */
+  readonly execPath: string;
+  readonly kill: (pid: number, signal: NodeJS.Signals) => void;
 }
 
 export interface Command<F extends FlagSpecs = FlagSpecs> {
@@ -45,6 +50,7 @@ export const exitCodes = {
   internal: 70,
   denied: 77,
   config: 78,
+  interrupted: 130,
 } as const;
 
 const byKind: Readonly<Record<ErrorKind, number>> = {

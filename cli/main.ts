@@ -3,6 +3,7 @@
  * one line and an exit code. The commands are in `commands/`.
  */
 import { text as readAll } from 'node:stream/consumers';
+import { systemClock } from '../runtime/clock.ts';
 import { SpiffeError } from '../spiffe/errors.ts';
 import { type Command, command, exitCodeOf, exitCodes, type Io } from './command.ts';
 import { agentRecordCommands } from './commands/agent-records.ts';
@@ -99,6 +100,7 @@ function report(error: unknown, { name }: Command, io: Io): number {
     io.err(`steeple: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
     return exitCodes.internal;
   }
+  if (error.reason === 'cli.interrupted') return exitCodes.interrupted;
   io.err(`steeple: ${plain(error.message)} [${error.reason}]\n`);
   if (error.reason === 'peer.unavailable' || error.reason === 'rpc.unreachable') {
     io.err('Is it running, and is the socket path right? (--socket, --admin-socket)\n');
@@ -107,14 +109,28 @@ function report(error: unknown, { name }: Command, io: Io): number {
   return exitCodeOf(error.kind);
 }
 
+/** From here on a second interrupt means that the first is taking too long. */
+const patienceMs = 1_000;
+
 async function main(): Promise<void> {
   const stop = new AbortController();
+  let interruptedAt: number | undefined;
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.on(signal, () => stop.abort(new SpiffeError('unavailable', 'cli.interrupted', 'interrupted')));
+    process.on(signal, () => {
+      // A terminal and whoever started us may both pass on one and the same.
+      if (interruptedAt !== undefined && systemClock.monotonic() - interruptedAt > patienceMs) process.exit(exitCodes.interrupted);
+      interruptedAt ??= systemClock.monotonic();
+      stop.abort(new SpiffeError('unavailable', 'cli.interrupted', 'interrupted'));
+    });
   }
-  // A reader that went away (`| head`) is no fault of ours and no reason to go on.
-  process.stdout.on('error', () => process.exit(exitCodes.ok));
-  process.exitCode = await run(process.argv.slice(2), {
+  const args = process.argv.slice(2);
+  const isDaemon = args[1] === 'run';
+  // A reader that went away (`| head`) is no fault of ours and no reason to go on, except for who serves others.
+  process.stdout.on('error', () => {
+    if (!isDaemon) process.exit(exitCodes.ok);
+  });
+  process.stderr.on('error', () => undefined);
+  process.exitCode = await run(args, {
     out: (text) => void process.stdout.write(text),
     err: (text) => void process.stderr.write(text),
     input: () => readAll(process.stdin),
@@ -122,6 +138,9 @@ async function main(): Promise<void> {
     columns: process.stdout.columns,
     env: process.env,
     signal: stop.signal,
+    onHangup: (listener) => void process.on('SIGHUP', listener),
+    execPath: process.execPath,
+    kill: (pid, signal) => void process.kill(pid, signal),
   });
 }
 
