@@ -163,8 +163,9 @@ export function createFeed(options: FeedOptions): { readonly feed: Feed; readonl
         const follower = owners.get(view);
         if (follower !== undefined) add(follower, changes);
       }
-      if (![delta.before, delta.after].some((entry) => entry !== undefined && isAlias(entry))) return;
-      for (const follower of [...followers.values()]) reroot(follower);
+      const { before, after } = delta;
+      const named = (before !== undefined && isAlias(before)) || (after !== undefined && isAlias(after));
+      if (named) for (const follower of followers.values()) reroot(follower);
     },
     agentChanged({ id, after }) {
       const follower = followers.get(id);
@@ -293,9 +294,9 @@ export function createFeed(options: FeedOptions): { readonly feed: Feed; readonl
       return at.revision < newest.revision ? newest : undefined;
     },
     disconnect: (agentId, action, reason = `agent.${action}`) => cut(agentId, action, reason),
-    confirm: standings.confirm,
-    following: standings.following,
-    unconfirmed: standings.unconfirmed,
+    confirm: (agentId, at) => standings.confirm(agentId, at),
+    following: () => standings.following(),
+    unconfirmed: (revision) => standings.unconfirmed(revision),
   };
   return { feed, input };
 }

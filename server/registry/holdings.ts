@@ -39,7 +39,9 @@ export function createHoldings(entries: EntryIndex, agents: AgentIndex): Holding
 
   return {
     rootsOf,
-    authorizedEntries: (agentId, now) => [...authorizedEntries(rootsOf(agentId, now), entries.childrenOf)],
+    authorizedEntries: (agentId, now) => [
+      ...authorizedEntries(rootsOf(agentId, now), (parentId) => entries.childrenOf(parentId)),
+    ],
     heldEntry(agentId, entryId, now) {
       const entry = entries.getLive(entryId);
       // The clock may be ahead of what was taken out.
@@ -47,11 +49,11 @@ export function createHoldings(entries: EntryIndex, agents: AgentIndex): Holding
       return isBelow(entry, rootsOf(agentId, now), entries, now) ? entry : undefined;
     },
     entryChanged({ before, after }) {
-      const aliases = [before, after].filter((entry) => entry !== undefined && isAlias(entry));
+      const aliases = [before, after].filter((entry) => entry !== undefined).filter(isAlias);
       if (aliases.length === 0) return;
       for (const agentId of remembered.keys()) {
         const selectors = new Set(agents.get(agentId)?.selectors);
-        if (aliasesFor(selectors, aliases as RegistrationEntry[]).length > 0) remembered.delete(agentId);
+        if (aliasesFor(selectors, aliases).length > 0) remembered.delete(agentId);
       }
     },
     agentChanged: ({ id }) => void remembered.delete(id),

@@ -51,17 +51,16 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
   const bundles = createBundleIndex(trustDomain);
   const authorities = createAuthorityIndex();
   const holdings = createHoldings(entries, agents);
-  let input: FeedInput | undefined;
   let replan = Promise.withResolvers<void>();
 
-  const entryEnded = (delta: EntryDelta): void => {
+  const entryMoved = (delta: EntryDelta, input: FeedInput | undefined): void => {
     holdings.entryChanged(delta);
     input?.entryChanged(delta);
   };
-  const applyOne = (change: CommittedChange, now: number): void => {
+  const applyOne = (change: CommittedChange, now: number, input?: FeedInput): void => {
     switch (change.noun) {
       case 'entry':
-        entryEnded(entries.apply(change, now));
+        entryMoved(entries.apply(change, now), input);
         break;
       case 'agent': {
         const delta = agents.apply(change);
@@ -79,13 +78,6 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
     }
     input?.committed(change);
   };
-  const applyBatch = ({ changes, committedAt }: CommittedBatch): void => {
-    const now = clock.now();
-    const plannedAt = entries.nextExpiryAt;
-    for (const change of changes) applyOne(change, now);
-    input?.flush(changes.at(-1)?.revision, committedAt);
-    if (entries.nextExpiryAt !== plannedAt) replan.resolve();
-  };
 
   // What is committed while loading is applied after it; applying something twice changes nothing.
   const missed: CommittedBatch[] = [];
@@ -100,10 +92,15 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
     unsubscribe();
     throw error;
   }
-  for (const batch of missed) applyBatch(batch);
-  apply = applyBatch;
-  const made = createFeed({ ...options, entries, agents, bundles, authorities, holdings });
-  input = made.input;
+  for (const { changes } of missed) for (const change of changes) applyOne(change, clock.now());
+  const { feed, input } = createFeed({ ...options, entries, agents, bundles, authorities, holdings });
+  apply = ({ changes, committedAt }) => {
+    const now = clock.now();
+    const plannedAt = entries.nextExpiryAt;
+    for (const change of changes) applyOne(change, now, input);
+    input.flush(changes.at(-1)?.revision, committedAt);
+    if (entries.nextExpiryAt !== plannedAt) replan.resolve();
+  };
 
   return {
     entries,
@@ -111,15 +108,15 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
     bundles,
     authorities,
     holdings,
-    feed: made.feed,
+    feed,
     async run(signal) {
       while (!signal.aborted) {
         let ended = 0;
         for (const delta of entries.expire(clock.now())) {
-          entryEnded(delta);
+          entryMoved(delta, input);
           ended += 1;
         }
-        if (ended > 0) input?.flush(undefined, clock.now());
+        if (ended > 0) input.flush(undefined, clock.now());
         replan = Promise.withResolvers();
         await untilNext(entries.nextExpiryAt, replan.promise, clock, signal);
       }

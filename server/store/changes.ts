@@ -25,7 +25,7 @@ export async function recordChanges(transaction: Transaction, changes: readonly 
     })),
   );
   for (const [index, { structural: _, ...change }] of changes.entries()) {
-    transaction.changes.push({ ...change, revision: first + index } as CommittedChange);
+    transaction.changes.push({ ...change, revision: first + index });
   }
   return first + changes.length - 1;
 }

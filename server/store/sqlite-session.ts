@@ -36,7 +36,7 @@ const maxPrepared = 512;
 /** @param path names the file in errors */
 export function createSqliteSession(database: DatabaseSync, path: string, db: Kysely<Schema> = createSqliteBuilder()): Session {
   const statements = new Map<string, StatementSync>();
-  const templates = new Map<Template<never>, Prepared>();
+  const templates = new Map<Template<unknown>, Prepared>();
 
   const prepare = (sql: string): StatementSync => {
     const known = statements.get(sql);
@@ -48,11 +48,11 @@ export function createSqliteSession(database: DatabaseSync, path: string, db: Ky
   };
 
   const fill = <Row>(template: Template<Row>): Prepared => {
-    const known = templates.get(template as Template<never>);
+    const known = templates.get(template);
     if (known !== undefined) return known;
     const query = template.build(db, <T>(name: string) => new Slot(name) as T).compile();
     const filled: Prepared = { statement: database.prepare(query.sql), parameters: query.parameters };
-    templates.set(template as Template<never>, filled);
+    templates.set(template, filled);
     return filled;
   };
 

@@ -37,7 +37,7 @@ async function main(port: MessagePort, settings: WorkerSettings): Promise<void> 
     held.push(database);
     const writer = createWriter(database, settings);
     const { epoch, revision } = await writer.open();
-    serve(port, writer.runGroup, send, release);
+    serve(port, (requests) => writer.runGroup(requests), send, release);
     send({ type: 'opened', epoch, revision });
   } catch (error) {
     release();

@@ -88,7 +88,7 @@ function checkFollower(world: RegistryWorld, follower: TestFollower, name: strin
   const { registry, clock } = world;
   const held = registry.holdings.authorizedEntries(agentId(name), clock.now());
   const expected = new Map(held.map((entry) => [entry.id, entry]));
-  expect(new Map([...follower.entries].sort()), context).toEqual(new Map([...expected].sort()));
+  expect(follower.entries, context).toEqual(expected);
   const needed = new Set([exampleOrg, ...held.flatMap((entry) => entry.federatesWith)]);
   for (const domain of needed) expect(follower.bundles.get(domain), `${context} ${domain}`).toEqual(registry.bundles.get(domain));
   for (const entry of registry.entries.list({}, 0, '').items) {

@@ -69,8 +69,8 @@ describe('bundles', () => {
 
   test.each([
     ['restrict', 'conflict', []],
-    ['delete', undefined, ['entry undefined', 'bundle undefined']],
-    ['dissociate', undefined, ['entry ', 'bundle undefined']],
+    ['delete', undefined, ['entry gone', 'bundle gone']],
+    ['dissociate', undefined, ['entry ', 'bundle gone']],
   ] as const)('deleting in use: %s', async (how, refusedAs, expected) => {
     const store = await openTestStore();
     await store.writeBundle(emptyBundle(partner), 'create', scope);
@@ -80,7 +80,10 @@ describe('bundles', () => {
     const deleted = store.deleteBundle(partner, how, scope);
     if (refusedAs === undefined) await deleted;
     else await expect(deleted).rejects.toMatchObject({ kind: refusedAs, reason: 'bundle.in-use' });
-    const told = changes.map((change) => `${change.noun} ${change.noun === 'entry' ? change.entry?.federatesWith.join() : change.noun === 'bundle' ? change.bundle : ''}`);
+    const told = changes.map((change) => {
+      if (change.noun === 'entry') return `entry ${change.entry?.federatesWith.join() ?? 'gone'}`;
+      return change.noun === 'bundle' && change.bundle === undefined ? 'bundle gone' : change.noun;
+    });
     expect(told).toEqual(expected);
     expect(await store.loadBundles()).toHaveLength(refusedAs === undefined ? 0 : 1);
     if (refusedAs === undefined) await expect(store.deleteBundle(partner, how, scope)).rejects.toMatchObject({ reason: 'bundle.missing' });
