@@ -17,7 +17,7 @@ var plans = {
   start: [[path.join(root, 'bin', 'steeple.cjs'), 'demo']],
   test: [
     [vitest, 'run'],
-    [path.join(root, 'test', 'fuzz', 'run.ts'), '--seconds', '30'],
+    [path.join(root, 'test', 'fuzz', 'run.ts'), '30'],
     [vitest, 'run', '--mode', 'process', 'test/scenario/join.process.test.ts'],
   ],
 };

@@ -101,8 +101,8 @@ interface StructValue {
 }
 
 function plainValue(value: StructValue): unknown {
-  if (value.listValue != null) return (value.listValue.values ?? []).map(plainValue);
-  if (value.structValue != null) {
+  if (value.listValue !== undefined && value.listValue !== null) return (value.listValue.values ?? []).map(plainValue);
+  if (value.structValue !== undefined && value.structValue !== null) {
     return Object.fromEntries(Object.entries(value.structValue.fields ?? {}).map(([name, item]) => [name, plainValue(item)]));
   }
   return value.stringValue ?? value.numberValue ?? value.boolValue ?? null;

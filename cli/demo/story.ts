@@ -51,14 +51,13 @@ export async function runDemo(place: Place, io: Io): Promise<number> {
   const client = createRpcClient({ clock: systemClock, address: `unix:${place.sockets.server}` });
   const line: DemoLine = { client, services: loadServices(...demoServices), signal: stop.signal };
   const tasks: Promise<void>[] = [];
-  let failure: unknown;
+  let failure: Error | undefined;
+  const fail = (error: unknown): void => {
+    if (!stop.signal.aborted) failure = error instanceof Error ? error : new Error('the demo failed', { cause: error });
+    stop.abort(error);
+  };
   const keep = (task: Promise<void>): void => {
-    tasks.push(
-      task.catch((error: unknown) => {
-        if (!stop.signal.aborted) failure = error;
-        stop.abort(error);
-      }),
-    );
+    tasks.push(task.catch(fail));
   };
   try {
     say('demo', 'starts', `in ${place.directory}`);
@@ -79,8 +78,7 @@ export async function runDemo(place: Place, io: Io): Promise<number> {
     for (const role of ['alpha', 'mallory'] as const) keep(keepRunning(stage, role, () => startWorkload(stage, role)));
     await ended(stop.signal);
   } catch (error) {
-    if (!stop.signal.aborted) failure = error;
-    stop.abort(error);
+    fail(error);
   } finally {
     client.close();
     await stopAll(stage);
@@ -225,7 +223,7 @@ async function healthy(stage: Stage, name: string, socket: string): Promise<void
 /** Those that use others first; each has a little time to end by itself. */
 async function stopAll({ running }: Stage): Promise<void> {
   const stop = async (names: readonly string[]): Promise<void> => {
-    await Promise.all(names.map((name) => running.get(name)?.stop()));
+    await Promise.all(names.map(async (name) => running.get(name)?.stop()));
   };
   await stop(['alpha', 'beta', 'mallory']);
   await stop(['agent']);
