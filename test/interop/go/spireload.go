@@ -44,9 +44,10 @@ func spireLoad(ctx context.Context, args []string) error {
 	tokens := flags.String("tokens", "", "attest: file with a join token a line, one agent each")
 	certificate := flags.String("cert", "", "instead of a join token: PEM chain of an agent SVID")
 	key := flags.String("key", "", "instead of a join token: PEM key of it")
+	kept := flags.String("keep-svid", "", "write the SVID that the token got to PATH.pem and PATH.key")
 	entries := flags.String("entries", "", "entry ids, comma separated, or @file with one a line")
 	batch := flags.Int("batch", 500, "items per call")
-	workers := flags.Int("c", 2, "calls at the same time")
+	workers := flags.Int("c", 2, "calls at the same time, each on a connection of its own")
 	duration := flags.Duration("for", 10*time.Second, "how long")
 	_ = flags.Parse(args)
 
@@ -72,6 +73,9 @@ func spireLoad(ctx context.Context, args []string) error {
 		svid, err = x509svid.Load(*certificate, *key)
 	} else {
 		svid, err = attest(ctx, target, *token)
+		if err == nil && *kept != "" {
+			err = keep(svid, *kept)
+		}
 	}
 	if err != nil {
 		return err
@@ -179,6 +183,17 @@ func attest(ctx context.Context, target loadTarget, token string) (*x509svid.SVI
 	return x509svid.ParseRaw(slices.Concat(chain...), pkcs8)
 }
 
+func keep(svid *x509svid.SVID, path string) error {
+	certificates, key, err := svid.Marshal()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".pem", certificates, 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(path+".key", key, 0o600)
+}
+
 func attestMany(ctx context.Context, target loadTarget, tokens []string, workers int) error {
 	var next atomic.Int64
 	var failures failureTally
@@ -229,6 +244,7 @@ func leanRequest(entry string) ([]byte, error) {
 }
 
 // signMany prepares one batch per worker before the clock starts, so that the client's own work stays out of the figure.
+// Every worker has a connection of its own, as every agent has.
 func signMany(
 	ctx context.Context, target loadTarget, svid *x509svid.SVID, item func(string) ([]byte, error), method string,
 	entries []string, batch, workers int, duration time.Duration,
@@ -243,11 +259,15 @@ func signMany(
 			requests[worker] = fieldOf(requests[worker], 1, one)
 		}
 	}
-	conn, err := target.open(svid)
-	if err != nil {
-		return err
+	conns := make([]*grpc.ClientConn, workers)
+	for worker := range workers {
+		conn, err := target.open(svid)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		conns[worker] = conn
 	}
-	defer conn.Close()
 
 	var signed, refused atomic.Int64
 	var failures failureTally
@@ -262,7 +282,7 @@ func signMany(
 				started := time.Now()
 				// The call that is under way at the end may finish.
 				bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-				response, err := invoke(bounded, conn, method, requests[worker])
+				response, err := invoke(bounded, conns[worker], method, requests[worker])
 				cancel()
 				if failures.add(err) {
 					continue
