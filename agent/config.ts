@@ -38,7 +38,7 @@ const attestor = z.discriminatedUnion('type', [
 
 const count = (min: number, max: number): z.ZodInt => z.int().min(min).max(max);
 
-const schema = section({
+export const schema = section({
   trust_domain: parsed(parseTrustDomain),
   server: section({
     address: z.string().min(1).default('127.0.0.1'),
@@ -140,5 +140,10 @@ export function restartKeys(before: AgentConfig, after: AgentConfig): readonly s
 }
 
 function plain(value: unknown): string {
-  return JSON.stringify(value, (_key, part: unknown) => (part instanceof Secret ? String(part.reveal()) : part)) ?? '';
+  const reveal = function reveal(this: unknown, key: string, part: unknown): unknown {
+    // What is handed in has been through toJSON already, which hides it.
+    const raw = typeof this === 'object' && this !== null ? (this as Readonly<Record<string, unknown>>)[key] : undefined;
+    return raw instanceof Secret ? String(raw.reveal()) : part;
+  };
+  return JSON.stringify(value, reveal) ?? '';
 }

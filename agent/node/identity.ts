@@ -149,6 +149,13 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
     else await renew(current, signal);
   };
 
+  /** Shorter and shorter towards the end, when every try may be the last that the SVID allows. */
+  const patience = (failures: number): number => {
+    const left = (identity.value?.svid.expiresAt ?? 0) - clock.now();
+    const delay = backoffMs(failures, random(), retry);
+    return left > 0 ? Math.min(delay, Math.max(1_000, left / 4)) : delay;
+  };
+
   const orderFor = (error: SpiffeError): Order | undefined => {
     switch (permissionDeniedReason(error)) {
       case 'AGENT_BANNED':
@@ -261,7 +268,7 @@ export function createIdentity(options: IdentityOptions): IdentityOwner {
           failures += 1;
           // A refusal that says what is the matter is followed; without one the same is tried again.
           order ??= orderFor(error) ?? (next === 'reattest' ? next : undefined);
-          await alarm.after(backoffMs(failures, random(), retry), signal);
+          await alarm.after(patience(failures), signal);
         }
       }
     },
