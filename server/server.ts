@@ -33,6 +33,7 @@ import { openDoors } from './api/listen.ts';
 import { createNodeApi } from './api/node.ts';
 import { createOperatorApi } from './api/operator.ts';
 import { createSvidsApi } from './api/svids.ts';
+import type { AuditEvent } from './audit/event.ts';
 import { createRefusals } from './audit/refusals.ts';
 import { serverScope, witness } from './audit/scope.ts';
 import { createIssuer } from './authority/issue.ts';
@@ -130,7 +131,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
   const startedAt = clock.now();
   const profile = cachedProfile(parts.live);
   const refusals = createRefusals(store, clock);
-  const record = refusals.record;
+  const record = (events: readonly AuditEvent[]): Promise<void> => refusals.record(events);
 
   // Authorities, and what signs with them.
   const rotation = await openRotation({
@@ -230,8 +231,8 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
     createNodeApi({
       clock,
       feed: {
-        follow: feed.follow,
-        behind: feed.behind,
+        follow: (agentId, from, followVersion, stop) => feed.follow(agentId, from, followVersion, stop),
+        behind: (agentId, position) => feed.behind(agentId, position),
         confirm(agentId, position) {
           feed.confirm(agentId, position);
           rotation.wake();
@@ -278,8 +279,8 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
     gate,
     tcpServices: [...shared, node],
     socketServices: [...shared, ...operators],
-    observe: observer.called,
-    refused: observer.refused,
+    observe: (end) => observer.called(end),
+    refused: (error, address) => observer.refused(error, address),
   });
   cleanup.defer(() => doors.close());
   observer.listening.meet();
@@ -315,7 +316,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
     const pages = await openHealthPages({ health, metrics: parts.metrics, host: config.health.address, port: config.health.port });
     tasks['health pages'] = (stop) => pages.serve(stop);
   }
-  return { tasks, onDelivered: observer.delivered };
+  return { tasks, onDelivered: (delayMs) => observer.delivered(delayMs) };
 }
 
 function identityOf(trustDomain: TrustDomain, svid: TlsIdentity['svid'], bundles: Registry['bundles']): TlsIdentity {

@@ -160,7 +160,7 @@ async function* attest(
     const challenge = async (bytes: Uint8Array): Promise<Uint8Array> => {
       question.resolve(bytes);
       const answer = await next();
-      if (answer.step !== 'challenge_response' || answer.challenge_response == null) {
+      if (answer.step !== 'challenge_response' || !answer.challenge_response) {
         throw new SpiffeError('invalid', 'attest.challenge-response', 'expected a challenge response');
       }
       return answer.challenge_response;
@@ -188,7 +188,7 @@ async function* attest(
 /** @throws invalid `attest.params` */
 function readParams(request: AttestAgentRequest__Output, address: string): Evidence {
   const missing = (what: string): SpiffeError => new SpiffeError('invalid', 'attest.params', `malformed param: missing ${what}`);
-  if (request.step !== 'params' || request.params == null) throw missing('params');
+  if (request.step !== 'params' || !request.params) throw missing('params');
   const { data, params } = request.params;
   if (data === null) throw missing('attestation data');
   if (params === null) throw missing('X509-SVID parameters');

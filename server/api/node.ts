@@ -111,7 +111,7 @@ async function* follow(
   const agent = agentOf(caller);
   const incoming = requests[Symbol.asyncIterator]();
   const first = await incoming.next();
-  if (first.done === true || first.value.step !== 'hello' || first.value.hello == null) {
+  if (first.done === true || first.value.step !== 'hello' || !first.value.hello) {
     throw new SpiffeError('invalid', 'node.follow.hello', 'the stream begins with hello');
   }
   const { min_version, max_version, position, agent_version } = first.value.hello;
@@ -147,7 +147,7 @@ async function confirmAll(incoming: AsyncIterator<FollowRequest__Output>, agentI
 }
 
 function positionFrom(message: Position__Output | null | undefined): Position | undefined {
-  if (message == null) return undefined;
+  if (!message) return undefined;
   return { epoch: message.epoch, revision: integerFromText(message.revision, 'revision') };
 }
 

@@ -57,7 +57,7 @@ describe('access', () => {
       'steeple.node.v1.Node',
       'steeple.operator.v1.Operator',
     );
-    const served = Object.values(services).flatMap((service) => Object.values(service).map((method) => method.path as string));
+    const served = Object.values(services).flatMap((service) => Object.values(service).map((method) => method.path));
     expect(Object.keys(access).toSorted()).toEqual([...new Set(served)].toSorted());
   });
 
