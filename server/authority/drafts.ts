@@ -2,7 +2,7 @@
  * From what was granted to something that may be signed, together with the intent that has to be durable before it is:
  * composed, then read back with the code every verifier uses. Recording and signing are `sign.ts`.
  */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import type { SpiffeId } from '../../spiffe/id.ts';
 import { assembleJwtSvid, draftJwtSvid, parseJwtSvid } from '../../spiffe/jwt-svid.ts';
@@ -144,7 +144,7 @@ function expired(id: string): SpiffeError {
 }
 
 function digestOf(bytes: Uint8Array): string {
-  return createHash('sha256').update(bytes).digest('hex');
+  return hash('sha256', bytes, 'hex');
 }
 
 function wholeSecond(at: number): number {

@@ -5,23 +5,29 @@ import { randomBytes, randomInt } from 'node:crypto';
 
 const keyIdAlphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789';
 const serialOctets = 16;
-/** Drawn in one go: a draw for each serial costs several times as much. */
-const serialsAtOnce = 256;
-
-let drawn = Buffer.alloc(0);
-let taken = 0;
+const draw = createDraws(serialOctets);
 
 /** 16 octets, not all zero: a serial number in [1, 2^128 − 1]. */
 export function randomSerial(): Uint8Array {
   for (;;) {
-    if (taken >= drawn.length) {
-      drawn = randomBytes(serialOctets * serialsAtOnce);
-      taken = 0;
-    }
-    const serial = Uint8Array.prototype.slice.call(drawn, taken, taken + serialOctets);
-    taken += serialOctets;
+    const serial = draw();
     if (serial.some((octet) => octet !== 0)) return serial;
   }
+}
+
+/** Draws of so many octets, many in one go: each alone costs several times as much. None is given out twice. */
+function createDraws(octets: number): () => Uint8Array {
+  const atOnce = 256;
+  let drawn = new Uint8Array();
+  let taken = 0;
+  return () => {
+    if (taken >= drawn.length) {
+      drawn = randomBytes(octets * atOnce);
+      taken = 0;
+    }
+    taken += octets;
+    return Uint8Array.from(drawn.subarray(taken - octets, taken));
+  };
 }
 
 /** 32 characters that mean nothing, as SPIRE names JWT keys. */

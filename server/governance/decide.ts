@@ -2,7 +2,7 @@
  * The decision point: whether a credential may be issued, and why, decided anew for every issuance. Today's rule is that
  * the entry is active and this agent holds it now; which entries those are is the registry's to know.
  */
-import { randomBytes } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { isExpired, type RegistrationEntry } from '../../spiffe/entry.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import type { SpiffeId } from '../../spiffe/id.ts';
@@ -38,7 +38,8 @@ export function decideIssuance(holdings: Holdings, input: DecisionInput): Decisi
   return { allowed: true, id, reason: 'held-by-agent', entry };
 }
 
-/** Sorts by time; 80 random bits tell decisions of one millisecond apart. */
+/** Sorts by time; the random half of a UUID and more tells decisions of one millisecond apart. */
 export function createDecisionId(at: number): string {
-  return `${at.toString(36).padStart(9, '0')}${randomBytes(10).toString('hex')}`;
+  // A UUID is drawn from a reserve, which makes it the cheapest random text there is.
+  return `${at.toString(36).padStart(9, '0')}${randomUUID().replaceAll('-', '')}`;
 }

@@ -83,7 +83,12 @@ describe('mintX509', () => {
   it('T-C08: signs nothing that could not be recorded', async () => {
     const world = await createMintWorld();
     const signed: string[] = [];
-    const keys = { sign: (name: string) => Promise.reject(signed.push(name)) };
+    const keys = {
+      sign(name: string): Promise<Uint8Array> {
+        signed.push(name);
+        return Promise.resolve(new Uint8Array(64));
+      },
+    };
     for (const method of ['recordIntents', 'recordAudit'] as const) {
       const store = { ...world.store, [method]: () => Promise.reject(new Error('disk')) };
       const mint = createMint({ ...world.issuerDeps(), store, keys });

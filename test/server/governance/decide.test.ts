@@ -28,7 +28,11 @@ describe('decideIssuance', () => {
 
   it('asks about the instant of the decision', () => {
     const asked: number[] = [];
-    decideIssuance({ heldEntry: (_agent, _id, now) => void asked.push(now) as undefined }, { agentId: agent, entryId: 'web', at: 42 });
+    const heldEntry: Holdings['heldEntry'] = (_agent, _id, now) => {
+      asked.push(now);
+      return undefined;
+    };
+    decideIssuance({ heldEntry }, { agentId: agent, entryId: 'web', at: 42 });
     expect(asked).toEqual([42]);
   });
 });
