@@ -171,7 +171,7 @@ describe('matchingEntries', () => {
       );
     fc.assert(
       fc.property(rows, fc.uniqueArray(selector), (all, held) => {
-        const matched = all.filter((r) => r.selectors.length > 0 && r.selectors.every((s) => held.includes(s)));
+        const matched = all.filter((r) => r.selectors.length > 0 && r.selectors.every((s) => (held as readonly string[]).includes(s)));
         const beaten = (r: Row): boolean =>
           r.hint !== '' &&
           matched.some(
