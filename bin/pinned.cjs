@@ -14,7 +14,7 @@ function findNode() {
     var file = path.join(path.dirname(manifest), 'bin', 'node');
     fs.accessSync(file, fs.constants.X_OK);
     return file;
-  } catch (error) {
+  } catch (_error) {
     return Number(process.versions.node.split('.')[0]) >= neededMajor ? process.execPath : null;
   }
 }

@@ -105,7 +105,7 @@ function report(error: unknown, { name }: Command, io: Io): number {
   if (error.reason === 'peer.unavailable' || error.reason === 'rpc.unreachable') {
     io.err('Is it running, and is the socket path right? (--socket, --admin-socket)\n');
   }
-  if (error.reason.startsWith('cli.')) io.err(`See: steeple ${name} --help\n`);
+  if (error.kind === 'invalid' && error.reason.startsWith('cli.')) io.err(`See: steeple ${name} --help\n`);
   return exitCodeOf(error.kind);
 }
 

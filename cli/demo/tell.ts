@@ -30,7 +30,7 @@ export interface Told {
 export function tell(event: AuditEvent__Output, credential: Credential__Output | undefined): Told | undefined {
   const { type, subject, reason } = event;
   const detail = detailOf(event);
-  const process = `pid ${detail.pid ?? '?'} ${detail.path ?? ''}`.trim();
+  const process = detail.pid === undefined ? subject : `pid ${detail.pid} ${detail.path ?? ''}`.trim();
   switch (type) {
     case 'agent.attested':
       return { who: 'server', what: 'admitted', more: subject };
