@@ -31,7 +31,7 @@ export interface Running extends AsyncDisposable {
 /** Started with a profiler when STEEPLE_BENCH_PROFILE names a directory. */
 export function startProgram(role: 'server' | 'agent', config: string): Running {
   const profile = process.env['STEEPLE_BENCH_PROFILE'];
-  const profiler = profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profile}`, `--cpu-prof-name=${role}-${Date.now()}.cpuprofile`];
+  const profiler = profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profile}`];
   return watched(spawn(process.execPath, [...roleFlags[role], ...profiler, here('program.ts'), role, config], { stdio: ['ignore', 'pipe', 'inherit'] }), role);
 }
 

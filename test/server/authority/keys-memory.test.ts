@@ -26,6 +26,17 @@ describe('createMemoryKeyStore', () => {
     }
   });
 
+  it('RFC 7518 3.4: pads the numbers of a JOSE signature, of which one in 128 has a short one', async () => {
+    const keys = createMemoryKeyStore();
+    const { publicKey } = await keys.generate('k', 'ec-p256');
+    const key = publicKeyOf(publicKey);
+    const signatures = await Promise.all(Array.from({ length: 1500 }, () => keys.sign('k', data, 'jose')));
+    const short = signatures.filter((signature) => signature[0] === 0 || signature[32] === 0);
+    expect(short.length).toBeGreaterThan(0);
+    expect(signatures.every(({ length }) => length === 64)).toBe(true);
+    expect(short.every((signature) => verify('sha256', data, { key, dsaEncoding: 'ieee-p1363' }, signature))).toBe(true);
+  });
+
   it('keeps a name for one key, also when two ask at once', async () => {
     const keys = createMemoryKeyStore();
     const [first, second] = await Promise.allSettled([keys.generate('k', 'ec-p256'), keys.generate('k', 'ec-p256')]);
