@@ -4,11 +4,13 @@
  */
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
+import { url as inspectorUrl } from 'node:inspector';
 import process from 'node:process';
 import { parseArgs } from 'node:util';
 import { isSpiffeError, SpiffeError } from '../spiffe/errors.ts';
 import { systemClock } from '../runtime/clock.ts';
 import { ConfigError, type Overlay } from '../runtime/config.ts';
+import { checkFooting } from '../runtime/floor.ts';
 import { createHealth } from '../runtime/health.ts';
 import { notifyServiceManager } from '../runtime/linux.ts';
 import { createLogger, type RootLogger } from '../runtime/log.ts';
@@ -110,6 +112,7 @@ export async function runAgent(argv: readonly string[], version: string, io: Age
   process.on('SIGHUP', reload);
   const over = new AbortController();
   try {
+    checkFooting({ version: process.versions.node, execArgv: process.execArgv, inspectorUrl: inspectorUrl() });
     log.info('agent.starting', { version, trustDomain: config.trust_domain, pid: process.pid });
     void notifyWhenReady(health.state, io.env['NOTIFY_SOCKET'], AbortSignal.any([io.signal, over.signal]));
     await runAgentParts(

@@ -4,9 +4,11 @@
  */
 import { cp, mkdir, readdir, readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
+import { url as inspectorUrl } from 'node:inspector';
 import process from 'node:process';
 import { systemClock } from '../runtime/clock.ts';
 import { ConfigError, type Overlay } from '../runtime/config.ts';
+import { checkFooting } from '../runtime/floor.ts';
 import { createHealth, type HealthState } from '../runtime/health.ts';
 import { notifyServiceManager } from '../runtime/linux.ts';
 import { createLogger, type RootLogger } from '../runtime/log.ts';
@@ -56,6 +58,7 @@ export async function runServer(flags: ServerFlags, version: string, io: ServerI
   process.on('SIGHUP', reload);
   const over = new AbortController();
   try {
+    checkFooting({ version: process.versions.node, execArgv: process.execArgv, inspectorUrl: inspectorUrl() });
     log.info('server.starting', { version, trustDomain: live.trust_domain, pid: process.pid });
     void notifyWhenReady(health.state, io.env['NOTIFY_SOCKET'], AbortSignal.any([io.signal, over.signal]));
     const parts = { config: started, version, clock: systemClock, log, metrics: createMetrics(), health, live: () => live };
