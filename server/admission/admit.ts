@@ -53,7 +53,10 @@ export interface Admission {
     scope: Scope,
     signal: AbortSignal,
   ): Promise<AdmittedNode>;
-  /** @throws missing `agent.unknown`, denied `agent.must-reattest|banned`, invalid `admission.csr`, and what store and keys throw */
+  /**
+   * @throws missing `agent.unknown`, denied `agent.must-reattest|banned`, invalid `admission.csr`, and what store and keys
+   *   throw
+   */
   renew(agent: AgentRecord, csr: Uint8Array, scope: Scope): Promise<IssuedX509Svid>;
   /** @throws as `createToken` */
   createToken(asked: TokenRequest, scope: Scope): Promise<CreatedToken>;
@@ -128,7 +131,8 @@ export function createAdmission(deps: AdmissionDeps): Admission {
 /** Any ID of the trust domain but its own and the server's [wire contract of SPIRE, AttestAgent]. */
 function checkAgentId(id: SpiffeId, trustDomain: TrustDomain): void {
   if (!isMemberOf(id, trustDomain) || pathOf(id) === '' || id === serverId(trustDomain)) {
-    throw new SpiffeError('internal', 'admission.agent-id', 'the evidence yields an ID that no agent may have', { detail: { id } });
+    const message = 'the evidence yields an ID that no agent may have';
+    throw new SpiffeError('internal', 'admission.agent-id', message, { detail: { id } });
   }
 }
 
@@ -138,7 +142,8 @@ function readPublicKey(csr: Uint8Array): Uint8Array {
     return Uint8Array.from(parseRequest(csr).publicKey);
   } catch (cause) {
     if (!(cause instanceof SpiffeError)) throw cause;
-    throw new SpiffeError('invalid', 'admission.csr', `failed to parse CSR: ${cause.message}`, { detail: { reason: cause.reason }, cause });
+    const context = { detail: { reason: cause.reason }, cause };
+    throw new SpiffeError('invalid', 'admission.csr', `failed to parse CSR: ${cause.message}`, context);
   }
 }
 

@@ -2,7 +2,17 @@
  * The common name in a Name. Only evidence looks at it, and only as one more fact about a node; SVIDs are never judged by
  * their subject.
  */
-import { atEnd, contentOf, derTag, enter, oidOf, readElement, readTagged, readWhole, type DerElement } from '../../spiffe/x509/der.ts';
+import {
+  atEnd,
+  contentOf,
+  derTag,
+  enter,
+  oidOf,
+  readElement,
+  readTagged,
+  readWhole,
+  type DerElement,
+} from '../../spiffe/x509/der.ts';
 import { oid } from '../../spiffe/x509/names.ts';
 
 /**

@@ -21,8 +21,8 @@ const maxAccounts = 100_000;
 /** The longest that failures which met at once keep an account out. */
 const longestPenaltyMs = 60_000;
 
-/** What an attempt is counted by; the same account is never told from its text what it is of. */
 export interface Attempt {
+  /** What its failure is counted by: an address, the hash of a token. */
   readonly accounts: readonly string[];
 }
 
@@ -37,7 +37,10 @@ export interface AdmissionGate {
 
 export type Pause = <T>(outside: () => Promise<T>) => Promise<T>;
 
-export function createAdmissionGate(clock: Pick<Clock, 'monotonic'>, limits: AdmissionLimits = defaultAdmissionLimits): AdmissionGate {
+export function createAdmissionGate(
+  clock: Pick<Clock, 'monotonic'>,
+  limits: AdmissionLimits = defaultAdmissionLimits,
+): AdmissionGate {
   // Until when an account is kept out, on the monotonic clock; in the order of their last failure.
   const keptOut = new Map<string, number>();
   const waiting: (() => void)[] = [];

@@ -94,7 +94,8 @@ function composeChallenge(keyAlgorithm: KeyAlgorithm, nonce: Uint8Array): Uint8A
 }
 
 function checkResponse(response: Uint8Array, keyAlgorithm: KeyAlgorithm, key: KeyObject, nonce: Uint8Array): void {
-  const part = readObject(response, maxResponseBytes, 'challenge response')[keyAlgorithm === 'RSA' ? 'rsa_signature' : 'ecdsa_signature'];
+  const member = keyAlgorithm === 'RSA' ? 'rsa_signature' : 'ecdsa_signature';
+  const part = readObject(response, maxResponseBytes, 'challenge response')[member];
   if (!isJsonObject(part)) throw malformed('challenge response lacks the signature that was asked for');
   const theirs = readBytes(part['nonce'], 'nonce', nonceBytes);
   if (theirs.length !== nonceBytes) throw malformed('nonce of the challenge response is not of 32 bytes');

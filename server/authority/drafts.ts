@@ -73,7 +73,8 @@ export function readyX509(authority: ActiveX509, grant: X509Grant, at: number): 
   checkPublicKey(publicKey);
   const { notBeforeAt, notAfterAt } = validityOf(at, ttlSeconds, issuer.notAfterAt);
   if (notAfterAt <= at) throw expired(authority.id);
-  const fields = { serial: randomSerial(), publicKey, spiffeId, dnsNames, ...(grant.subject !== undefined && { subject: grant.subject }) };
+  const subject = grant.subject === undefined ? {} : { subject: grant.subject };
+  const fields = { serial: randomSerial(), publicKey, spiffeId, dnsNames, ...subject };
   const draft = authority.templates[profile].fill({ ...fields, notBeforeAt, notAfterAt });
   const checked = checkDraft(draft, { ...fields, profile, issuer, at, ttlSeconds });
   const intent: CredentialIntent = {
@@ -134,7 +135,9 @@ function checkSigningInput(text: string, expected: JwtExpectation): CheckedSigni
   return text as CheckedSigningInput;
 }
 
-function intentOf(grant: Grant, at: number): Pick<CredentialIntent, 'spiffeId' | 'entryId' | 'agentId' | 'decisionId' | 'reason' | 'process' | 'at'> {
+type Granted = Pick<CredentialIntent, 'spiffeId' | 'entryId' | 'agentId' | 'decisionId' | 'reason' | 'process' | 'at'>;
+
+function intentOf(grant: Grant, at: number): Granted {
   const { spiffeId, entryId, agentId, decisionId, reason, process } = grant;
   return { spiffeId, entryId, agentId, decisionId, reason, process, at };
 }

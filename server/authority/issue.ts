@@ -34,6 +34,13 @@ export interface IssueCaller {
   readonly scope: Scope;
 }
 
+export interface AgentSvidRequest {
+  readonly agentId: SpiffeId;
+  readonly publicKey: Uint8Array;
+  /** Why it is issued, for the record. */
+  readonly reason: string;
+}
+
 /** An agent's SVID that is drafted and checked but not signed: its intent rides in the transaction that admits the agent. */
 export interface PreparedAgentSvid {
   /** Decimal, as agent records keep it. */
@@ -61,9 +68,19 @@ export interface Issuer {
   /** As `issueX509`. */
   issueJwt(requests: readonly JwtRequest[], caller: IssueCaller): Promise<readonly Outcome<IssuedJwtSvid>[]>;
   /** @throws as `checkPublicKey`; unavailable `authority.expired` */
-  prepareAgentSvid(asked: { readonly agentId: SpiffeId; readonly publicKey: Uint8Array; readonly reason: string }): PreparedAgentSvid;
+  prepareAgentSvid(asked: AgentSvidRequest): PreparedAgentSvid;
   /** The server's own X509-SVID. @throws what store and keys throw */
   issueServerSvid(publicKey: Uint8Array): Promise<IssuedX509Svid>;
+}
+
+type Granted = Decision & { readonly allowed: true };
+
+/** All that one item of a batch is drafted from besides its request. */
+interface Occasion {
+  readonly granted: Granted;
+  readonly caller: IssueCaller;
+  readonly at: number;
+  readonly profile: Profile;
 }
 
 /** Drafted in one go, before others get their turn; the next are drafted while these are being signed. */
@@ -79,11 +96,12 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     kind: AuthorityKind,
     entryId: string,
     refusals: AuditEvent[],
-    draft: (granted: Decision & { allowed: true }) => T,
+    draft: (granted: Granted) => T,
   ): { readonly ready: T; readonly hint: string } | { readonly error: SpiffeError } => {
     const refuse = (error: SpiffeError): { readonly error: SpiffeError } => {
       const detail = { kind, decisionId: decision.id };
-      refusals.push(witnessRefusal(caller.scope, 'credential.refused', { subject: entryId.slice(0, 255), reason: error.reason, detail }));
+      const what = { subject: entryId.slice(0, 255), reason: error.reason, detail };
+      refusals.push(witnessRefusal(caller.scope, 'credential.refused', what));
       return { error };
     };
     if (!decision.allowed) return refuse(decision.error);
@@ -99,7 +117,7 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     requests: readonly R[],
     caller: IssueCaller,
     kind: AuthorityKind,
-    draft: (request: R, granted: Decision & { allowed: true }, at: number, profile: Profile) => D,
+    draft: (request: R, occasion: Occasion) => D,
     sign: (ready: D, hint: string) => Promise<Outcome<T>>,
   ): Promise<readonly Outcome<T>[]> => {
     const profile = deps.profile();
@@ -109,7 +127,8 @@ export function createIssuer(deps: IssuerDeps): Issuer {
       const refusals: AuditEvent[] = [];
       const drafted = requests.slice(from, from + chunk).map((request) => {
         const decision = decideIssuance(deps.holdings, { agentId: caller.agentId, entryId: request.entryId, at });
-        return ready(decision, caller, kind, request.entryId, refusals, (granted) => draft(request, granted, at, profile));
+        const drafting = (granted: Granted): D => draft(request, { granted, caller, at, profile });
+        return ready(decision, caller, kind, request.entryId, refusals, drafting);
       });
       const intents = drafted.flatMap((item) => ('ready' in item ? [item.ready.intent] : []));
       const [unrecorded] = await Promise.all([
@@ -124,7 +143,7 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     return Promise.all(outcomes);
   };
 
-  const draftX509 = (request: X509Request, granted: Decision & { allowed: true }, caller: IssueCaller, at: number, profile: Profile): X509Ready => {
+  const draftX509 = (request: X509Request, { granted, caller, at, profile }: Occasion): X509Ready => {
     const { entry, id, reason } = granted;
     requireWorkload(entry.spiffeId);
     return readyX509(
@@ -145,7 +164,7 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     );
   };
 
-  const draftJwt = (request: JwtRequest, granted: Decision & { allowed: true }, caller: IssueCaller, at: number, profile: Profile): JwtReady => {
+  const draftJwt = (request: JwtRequest, { granted, caller, at, profile }: Occasion): JwtReady => {
     const { entry, id, reason } = granted;
     requireWorkload(entry.spiffeId);
     return readyJwt(
@@ -176,25 +195,14 @@ export function createIssuer(deps: IssuerDeps): Issuer {
 
   return {
     issueX509: (requests, caller) =>
-      issueAll(
-        requests,
-        caller,
-        'x509',
-        (request, granted, at, profile) => draftX509(request, granted, caller, at, profile),
-        (item, hint) => signX509(deps, item, hint),
-      ),
+      issueAll(requests, caller, 'x509', draftX509, (item, hint) => signX509(deps, item, hint)),
     issueJwt: (requests, caller) =>
-      issueAll(
-        requests,
-        caller,
-        'jwt',
-        (request, granted, at, profile) => draftJwt(request, granted, caller, at, profile),
-        (item, hint) => signJwt(deps, item, hint),
-      ),
+      issueAll(requests, caller, 'jwt', draftJwt, (item, hint) => signJwt(deps, item, hint)),
     prepareAgentSvid({ agentId, publicKey, reason }) {
       const at = clock.now();
       const profile = deps.profile();
-      const grant = { ...ownGrant(at, profile, reason), spiffeId: agentId, agentId, publicKey, ttlSeconds: profile.agentSvidTtlSeconds };
+      const ttlSeconds = profile.agentSvidTtlSeconds;
+      const grant = { ...ownGrant(at, profile, reason), spiffeId: agentId, agentId, publicKey, ttlSeconds };
       const item = readyX509(active.x509.value, { ...grant, profile: 'agent' }, at);
       return {
         serial: item.draft.serial.decimal,
@@ -207,7 +215,8 @@ export function createIssuer(deps: IssuerDeps): Issuer {
       const at = clock.now();
       const profile = deps.profile();
       const spiffeId = serverId(trustDomain);
-      const grant = { ...ownGrant(at, profile, 'own'), spiffeId, agentId: '' as const, publicKey, ttlSeconds: profile.x509SvidTtlSeconds };
+      const ttlSeconds = profile.x509SvidTtlSeconds;
+      const grant = { ...ownGrant(at, profile, 'own'), spiffeId, agentId: '' as const, publicKey, ttlSeconds };
       const item = readyX509(active.x509.value, { ...grant, profile: 'server' }, at);
       await store.recordIntents([item.intent]);
       return svidOf(await signX509(deps, item, ''));

@@ -10,7 +10,11 @@ import type { KeyStore } from './keys.ts';
  * @param mark stands in the names of keys made for this store
  * @throws conflict `authority.key.missing|mismatch|foreign`, and what the key store throws
  */
-export async function matchKeys(records: readonly AuthorityRecord[], keys: Pick<KeyStore, 'list' | 'forget'>, mark: string): Promise<void> {
+export async function matchKeys(
+  records: readonly AuthorityRecord[],
+  keys: Pick<KeyStore, 'list' | 'forget'>,
+  mark: string,
+): Promise<void> {
   const stored = new Map((await keys.list()).map((key) => [key.name, key]));
   for (const record of records) {
     const key = stored.get(record.keyName);

@@ -38,7 +38,10 @@ export interface Mint {
    * @throws invalid `mint.csr.malformed|signature|uri|dns`, unavailable `authority.expired`, and what store and keys throw
    */
   mintX509(csr: Uint8Array, ttlSeconds: number, scope: Scope): Promise<IssuedX509Svid>;
-  /** @throws invalid `mint.id`, `jwt-svid.audience.missing|too-large`, unavailable `authority.expired`, and what store and keys throw */
+  /**
+   * @throws invalid `mint.id`, `jwt-svid.audience.missing|too-large`, unavailable `authority.expired`, and what store and
+   *   keys throw
+   */
   mintJwt(asked: MintJwtRequest, scope: Scope): Promise<IssuedJwtSvid>;
 }
 
@@ -134,7 +137,9 @@ function readId(request: CertificateRequest, trustDomain: TrustDomain): SpiffeId
     if (!(cause instanceof SpiffeError)) throw cause;
     throw uriError(`CSR URI SAN is invalid: ${cause.message}`, cause);
   }
-  if (!isMemberOf(id, trustDomain)) throw uriError(`CSR URI SAN is invalid: "${id}" is not a member of trust domain "${trustDomain}"`);
+  if (!isMemberOf(id, trustDomain)) {
+    throw uriError(`CSR URI SAN is invalid: "${id}" is not a member of trust domain "${trustDomain}"`);
+  }
   if (!isWorkloadId(id)) throw uriError(`CSR URI SAN is invalid: "${id}" is not a workload ID`);
   return id;
 }
@@ -147,7 +152,9 @@ function checkDnsNames(names: readonly string[]): void {
   if (new Set(names).size !== names.length) throw dnsError('CSR DNS name appears twice');
   for (const name of names.filter((each) => each.startsWith('*.'))) {
     const parent = name.slice(1);
-    const covered = names.find((other) => other !== name && other.endsWith(parent) && !other.slice(0, -parent.length).includes('.'));
+    // A wildcard stands for one label.
+    const isCovered = (other: string): boolean => other.endsWith(parent) && !other.slice(0, -parent.length).includes('.');
+    const covered = names.find((other) => other !== name && isCovered(other));
     if (covered !== undefined) throw dnsError(`CSR DNS names overlap: ${name} covers ${covered}`);
   }
 }

@@ -71,7 +71,8 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
   let wake: () => void = () => undefined;
   let tell: () => void = () => undefined;
 
-  const stateOf = (kind: AuthorityKind): readonly AuthorityRecord[] => [...records.values()].filter((record) => record.kind === kind);
+  const stateOf = (kind: AuthorityKind): readonly AuthorityRecord[] =>
+    [...records.values()].filter((record) => record.kind === kind);
 
   const activeRecord = (kind: AuthorityKind): AuthorityRecord => {
     const record = activeOf(stateOf(kind));
@@ -116,7 +117,8 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
       events: [witness(scope, 'authority.published', { subject: record.id, detail: { kind } })],
     });
     if (records.get(record.id)?.publishedRevision === undefined) {
-      throw new SpiffeError('internal', 'authority.unpublished', `the store did not say by which revision ${record.id} was published`);
+      const message = `the store did not say by which revision ${record.id} was published`;
+      throw new SpiffeError('internal', 'authority.unpublished', message);
     }
   };
 
@@ -139,8 +141,8 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
 
   const forget = async (record: AuthorityRecord, scope: Scope): Promise<void> => {
     await store.pruneBundle(trustDomain, record.expiresAt + 1, scope);
-    const detail = { kind: record.kind };
-    await step(scope, { forgotten: [record.id], events: [witness(scope, 'authority.forgotten', { subject: record.id, detail })] });
+    const event = witness(scope, 'authority.forgotten', { subject: record.id, detail: { kind: record.kind } });
+    await step(scope, { forgotten: [record.id], events: [event] });
     await keys.forget(record.keyName);
   };
 
@@ -222,7 +224,8 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
       inTurn(async () => {
         const waiting = preparedOf(stateOf(kind), clock.now());
         if (waiting !== undefined) {
-          throw new SpiffeError('conflict', 'authority.prepared-already', `authority ${waiting.id} is prepared already: activate it`);
+          const message = `authority ${waiting.id} is prepared already: activate it`;
+          throw new SpiffeError('conflict', 'authority.prepared-already', message);
         }
         const { id } = await prepare(kind, scope);
         await publish(known(records, id), scope);
