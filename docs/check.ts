@@ -113,7 +113,8 @@ export function declaredMetrics(sources: Sources): MetricRow[] {
       const declaration = new RegExp(`\\.(counter|histogram|gauge)\\(\\s*\\{\\s*name: '${name}'[\\s\\S]*?labels: \\{([^}]*)\\}`).exec(text);
       if (declaration !== null) {
         const [, type = '', labels = ''] = declaration;
-        return { name, type, labels: [...labels.matchAll(/(\w+):/g)].map(([, label = '']) => label).join(', ') };
+        const parts = labels.replaceAll(/\[[^\]]*\]/g, '').split(',');
+        return { name, type, labels: parts.map((part) => (part.split(':')[0] ?? '').trim()).filter((label) => label !== '').join(', ') };
       }
     }
     return { name, type: 'gauge', labels: '' };
