@@ -83,7 +83,7 @@ export async function runAgentParts(parts: AgentParts, signal: AbortSignal): Pro
   try {
     await ensurePrivateDirectory(cacheDirectory);
     if (config.cache.mode === 'off') await forgetDiskCache(cacheDirectory);
-    await runTasks(await composeAgent(parts, cacheDirectory), signal);
+    await runTasks(await composeAgent(parts, cacheDirectory, signal), signal);
   } catch (error) {
     const cause: unknown = isSpiffeError(error, undefined, 'task.failed') ? error.cause : error;
     // Whoever may not be an agent any more must not serve from what it remembers either.
@@ -105,7 +105,7 @@ async function lockDirectory(directory: string): Promise<FileHandle> {
   throw new SpiffeError('conflict', 'agent.data-dir.in-use', `another agent runs with ${directory}`);
 }
 
-async function composeAgent(parts: AgentParts, cacheDirectory: string): Promise<Readonly<Record<string, Task>>> {
+async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping: AbortSignal): Promise<Readonly<Record<string, Task>>> {
   const { config, version, clock, random, log, metrics, health } = parts;
   const trustDomain = config.trust_domain;
   const deliveries = createDeliveries();
@@ -275,7 +275,11 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string): Promise<
     follower,
     poller,
     askBehind: (position, stop) => askBehind(client, position, stop),
-    onPolling: (why) => log.info('sync.polling', { reason: why.reason }),
+    onPolling(why) {
+      log.info('sync.polling', { reason: why.reason });
+      // Whoever follows says so in its hello.
+      postStatus(client, version, stopping).catch((error: unknown) => observer.problem('status.failed', unexpected(error)));
+    },
   });
 
   // The record.
@@ -402,11 +406,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string): Promise<
     workloads,
     operators,
     identity: own,
-    sync: onceJoined(async (stop) => {
-      // Nothing depends on it: it tells a server that does not learn it otherwise which version runs here.
-      postStatus(client, version, stop).catch((error: unknown) => observer.problem('status.failed', unexpected(error)));
-      await synchronisation.run(stop);
-    }),
+    sync: onceJoined((stop) => synchronisation.run(stop)),
     renewal: (stop) => renewal.run(stop),
     tokens: (stop) => tokens.run(stop),
     events: onceJoined((stop) => reporter.run(stop)),

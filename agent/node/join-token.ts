@@ -9,7 +9,7 @@ import type { EvidenceSource } from './evidence.ts';
 const longestToken = 1024;
 
 /**
- * @throws (from `produce`) unavailable `evidence.join-token.unreadable`, invalid `evidence.join-token.form`
+ * @throws (from `produce`) unavailable `evidence.join-token.unreadable`, invalid `evidence.join-token.none|form`
  */
 export function joinTokenEvidence(from: { readonly token: string } | { readonly tokenFile: string }): EvidenceSource {
   return {
@@ -17,8 +17,9 @@ export function joinTokenEvidence(from: { readonly token: string } | { readonly 
     repeatable: false,
     async produce() {
       const token = 'token' in from ? from.token : await readToken(from.tokenFile);
-      if (token === '' || token.length > longestToken || !/^[\x21-\x7e]+$/.test(token)) {
-        throw new SpiffeError('invalid', 'evidence.join-token.form', 'the join token is empty, too long or not printable text');
+      if (token === '') throw new SpiffeError('invalid', 'evidence.join-token.none', 'there is no join token to join with');
+      if (token.length > longestToken || !/^[\x21-\x7e]+$/.test(token)) {
+        throw new SpiffeError('invalid', 'evidence.join-token.form', 'the join token is too long or not printable text');
       }
       return {
         payload: Buffer.from(token, 'utf8'),

@@ -25,8 +25,12 @@ it('reads it from a file each time, without the line end', async () => {
   }
 });
 
-it.each(['', ' ', 'a b', 'a\nb', 'ü', 'x'.repeat(1025)])('refuses %j, and never repeats it', async (token) => {
+it.each([' ', 'a b', 'a\nb', 'ü', 'x'.repeat(1025)])('refuses %j, and never repeats it', async (token) => {
   const error: unknown = await joinTokenEvidence({ token }).produce().catch((caught: unknown) => caught);
   expect(error).toMatchObject({ kind: 'invalid', reason: 'evidence.join-token.form' });
   if (token.trim() !== '') expect(String(error)).not.toContain(token);
+});
+
+it('says that there is none', async () => {
+  await expect(joinTokenEvidence({ token: '' }).produce()).rejects.toMatchObject({ kind: 'invalid', reason: 'evidence.join-token.none' });
 });
