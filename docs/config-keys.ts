@@ -66,7 +66,7 @@ export function keysOf(schema: SchemaNode, parsed: unknown, reloads: (changed: u
 function written(value: unknown): string {
   if (value === undefined) return 'none';
   if (typeof value === 'number' && value >= 1_048_576) return bytes(value);
-  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+  return typeof value === 'string' ? value : JSON.stringify(value);
 }
 
 function valueAt(value: unknown, name: string): unknown {
