@@ -2,7 +2,7 @@
  * A trust domain of real processes in one temporary directory: a server, agents, commands of the CLI and workloads that run
  * from paths of their own. What a scenario asks of them is the scenario's.
  */
-import { copyFile, link, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, link, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { createServer } from 'node:net';
 import path from 'node:path';
@@ -87,6 +87,8 @@ export interface Site extends AsyncDisposable {
 /** Paths of sockets are short, wherever the tests run. */
 export async function createSite(options: SiteOptions = {}): Promise<Site> {
   const directory = await mkdtemp('/tmp/steeple-');
+  // Workloads of other users come through here to the agents' sockets; what is private is so by itself.
+  await chmod(directory, 0o755);
   await mkdir(path.join(directory, 'bin'));
   const port = await freePort();
   const socket = path.join(directory, 'server', 'run', 'api.sock');

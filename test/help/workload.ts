@@ -151,8 +151,27 @@ const acts: Readonly<Record<string, () => Promise<void>>> = {
     await once(socket, 'close');
   },
 
-  /** `knock COUNT`: connects to the agent's socket so often and as fast as it goes, and says how it went. */
+  /** `fetch-often COUNT`: asks for X509-SVIDs and a token so often, on one connection after the other. */
+  async 'fetch-often'() {
+    let [answered, failures] = [0, 0];
+    for (let count = Number(args[0]); count > 0 && !over.signal.aborted; count -= 1) {
+      using api = new WorkloadApi();
+      try {
+        await api.fetchX509Context({ deadlineMs: 10_000 });
+        await api.fetchJwtSvids({ audience: 'db' }, { deadlineMs: 10_000 });
+        answered += 1;
+      } catch (error) {
+        failures += 1;
+        sayRefused(error);
+      }
+    }
+    say('fetched', { answered, failures });
+  },
+
+  /** `knock MS UID`: as that user, connects to the agent's socket as fast as it goes for so long; says how it went. */
   async knock() {
+    const [ms = '1000', uid = ''] = args;
+    if (uid !== '') process.setuid?.(Number(uid));
     const socketPath = (process.env['SPIFFE_ENDPOINT_SOCKET'] ?? '').replace('unix://', '');
     let [connected, refused] = [0, 0];
     const one = async (): Promise<void> => {
@@ -160,7 +179,8 @@ const acts: Readonly<Record<string, () => Promise<void>>> = {
       try {
         await once(socket, 'connect');
         connected += 1;
-        await Promise.race([once(socket, 'close'), sleep(20)]);
+        // Some stay, so that connections are short as well.
+        if (connected % 8 === 0) await sleep(200);
       } catch {
         refused += 1;
       } finally {
@@ -168,9 +188,9 @@ const acts: Readonly<Record<string, () => Promise<void>>> = {
       }
     };
     say('knocking');
-    const end = Date.now() + Number(args[0] ?? '1000');
+    const end = Date.now() + Number(ms);
     await Promise.all(
-      Array.from({ length: 64 }, async () => {
+      Array.from({ length: 256 }, async () => {
         while (Date.now() < end && !over.signal.aborted) await one();
       }),
     );
