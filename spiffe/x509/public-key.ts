@@ -16,7 +16,7 @@ import {
   unsignedToBigInt,
   type DerElement,
 } from './der.ts';
-import { curves, oid, rsaBits, type Curve, type KeyAlgorithm } from './names.ts';
+import { curves, oid, rsaBits, sameBytes, type Curve, type KeyAlgorithm } from './names.ts';
 
 /** A SubjectPublicKeyInfo taken apart; views into what was read. */
 export interface PublicKeyInfo {
@@ -71,6 +71,16 @@ export function keyIdOfBits(key: Uint8Array): Uint8Array {
  * @throws invalid `der.*`, `key.parameters|point|rsa.*`; unsupported `key.algorithm|curve|rsa.size`
  */
 export function checkPublicKey(spki: Uint8Array): KeyAlgorithm {
+  if (lastChecked !== undefined && sameBytes(lastChecked.spki, spki)) return lastChecked.algorithm;
+  const algorithm = algorithmOf(spki);
+  lastChecked = { spki: Uint8Array.from(spki), algorithm };
+  return algorithm;
+}
+
+/** The same key is checked as it arrives and again in what is about to be signed; the same bytes get the same answer. */
+let lastChecked: { readonly spki: Uint8Array; readonly algorithm: KeyAlgorithm } | undefined;
+
+function algorithmOf(spki: Uint8Array): KeyAlgorithm {
   const { algorithm, parameters, key } = readPublicKeyInfo(boundedSpki(spki));
   if (algorithm === oid.ecPublicKey) return checkEcKey(parameters, key);
   if (algorithm === oid.rsaEncryption) {

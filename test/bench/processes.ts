@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { buildProgram, type ProgramLine } from '../interop/program.ts';
 
 /** The flags `steeple` starts each role with. */
-const roleFlags = { server: ['--max-semi-space-size=16'], agent: ['--max-semi-space-size=1'] } as const;
+const roleFlags = { server: ['--max-semi-space-size=64'], agent: ['--max-semi-space-size=1'] } as const;
 
 const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
 

@@ -26,6 +26,17 @@ describe('T-C01 the key policy', () => {
     }
   });
 
+  it('answers for the bytes as they are, whatever the same buffer held before', () => {
+    const buffer = Uint8Array.from(ecPair().spki);
+    const last = buffer.length - 1;
+    expect(checkPublicKey(buffer)).toBe('P-256');
+    buffer[last] = (buffer[last] ?? 0) ^ 1;
+    for (let n = 0; n < 2; n += 1) expect(refusal(() => checkPublicKey(buffer))).toBe('invalid key.point');
+    buffer[last] = (buffer[last] ?? 0) ^ 1;
+    expect(checkPublicKey(buffer)).toBe('P-256');
+    expect(checkPublicKey(ecPair('P-384').spki)).toBe('P-384');
+  });
+
   it('refuses what is longer than any key it takes before it looks', () => {
     const algorithm = encodeSequence(encodeOid(oid.rsaEncryption), encodeNull());
     const huge = encodeSequence(algorithm, encodeBitString(new Uint8Array(100_000)));
