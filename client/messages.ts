@@ -55,7 +55,12 @@ export function x509ContextFromMessage(message: X509SVIDResponse__Output): X509C
     hints.add(item.hint);
     svids.push(svid);
   }
-  for (const [key, der] of Object.entries(message.federated_bundles)) bundles.set(bundleKey(key), splitCertificates(own(der)));
+  for (const [key, der] of Object.entries(message.federated_bundles)) {
+    const trustDomain = bundleKey(key);
+    const authorities = splitCertificates(own(der));
+    // Federated are foreign ones [Workload API 5.1]: what came with an SVID stands.
+    if (!bundles.has(trustDomain)) bundles.set(trustDomain, authorities);
+  }
   return Object.freeze({ svids: Object.freeze(svids), bundles });
 }
 

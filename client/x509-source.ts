@@ -11,7 +11,7 @@ import { SpiffeError } from '../spiffe/errors.ts';
 import type { SpiffeId, TrustDomain } from '../spiffe/id.ts';
 import type { X509Svid } from '../spiffe/x509-svid.ts';
 import type { X509Context } from './messages.ts';
-import { WorkloadApi } from './workload-api.ts';
+import { diagnostics, WorkloadApi } from './workload-api.ts';
 
 /** Says who may be at the other end; throws or returns false to refuse. */
 export type Authorize = (peer: SpiffeId) => boolean | void;
@@ -19,7 +19,7 @@ export type Authorize = (peer: SpiffeId) => boolean | void;
 export interface X509SourceOptions {
   /** Used and not closed; without it the source opens one of its own and closes it. */
   readonly api?: WorkloadApi;
-  /** Which of several identities to present; the first, which is the default, unless given. */
+  /** Which of several identities to present; the first, which is the default, unless given. An update for which it throws is refused. */
   readonly pick?: (svids: readonly X509Svid[]) => X509Svid;
   readonly clock?: Clock;
   /** How long to wait for the first update; for ever unless the signal aborts. */
@@ -101,7 +101,7 @@ export class X509Source implements AsyncDisposable {
 
   /** The identity presented now. */
   get svid(): X509Svid {
-    return this.#pick(this.#context.value.svids);
+    return this.#identity.value.svid ?? firstOf(this.#context.value.svids);
   }
 
   /** All identities, bundles, and each newer update. */
@@ -167,7 +167,14 @@ export class X509Source implements AsyncDisposable {
   async #follow(updates: AsyncIterableIterator<X509Context>): Promise<void> {
     try {
       for await (const context of updates) {
-        this.#identity.set(identityOf(context, this.#pick));
+        let identity: TlsIdentity;
+        try {
+          identity = identityOf(context, this.#pick);
+        } catch (error) {
+          diagnostics.publish({ event: 'update-refused', error });
+          continue;
+        }
+        this.#identity.set(identity);
         this.#context.set(context);
       }
       this.#context.close();

@@ -78,11 +78,9 @@ describe('a trust domain run from the package', () => {
     const token = /^Token: (\S+)\n$/.exec(await steeple('token', 'generate', '--socket', socket(), '--spiffe-id', 'spiffe://example.org/node/one'))?.[1];
     const bundle = join(place, 'bundle.pem');
     await writeFile(bundle, await steeple('bundle', 'show', '--socket', socket()), { mode: 0o600 });
-    daemon(
-      ...['agent', 'run', '--trust-domain', 'example.org', '--data-dir', join(place, 'agent', 'data'), '--socket', publicSocket()],
-      ...['--admin-socket', join(place, 'agent', 'private', 'admin.sock'), '--server-address', '127.0.0.1', '--server-port', port],
-      ...['--trust-bundle', bundle, '--join-token', token ?? ''],
-    );
+    const places = ['--data-dir', join(place, 'agent', 'data'), '--socket', publicSocket(), '--admin-socket', join(place, 'agent', 'private', 'admin.sock')];
+    const trust = ['--trust-domain', 'example.org', '--trust-bundle', bundle, '--join-token', token ?? ''];
+    daemon('agent', 'run', ...places, ...trust, '--server-address', '127.0.0.1', '--server-port', port);
     await healthy('agent', 'healthcheck', '--socket', publicSocket());
     const paths = [realpathSync(join(app, 'node_modules', `node-linux-${process.arch}`, 'bin', 'node')), ...(olderNode === undefined ? [] : [olderNode])];
     for (const [index, node] of paths.entries()) {
