@@ -36,7 +36,8 @@ export async function backupStore(from: string, to: string): Promise<StoreFacts>
     return facts;
   } finally {
     source.close();
-    await rm(partial, { force: true });
+    // Reading the copy makes files beside it, which hold nothing.
+    for (const left of [partial, `${partial}-wal`, `${partial}-shm`]) await rm(left, { force: true });
   }
 }
 

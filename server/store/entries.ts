@@ -14,7 +14,8 @@ import type { AuditDetail, AuditEvent, AuditType } from '../audit/event.ts';
 import { eventOf, recordEvents } from './audit.ts';
 import { recordChanges } from './changes.ts';
 import type { Change } from './changes.ts';
-import { entryRow, matchHash, packEntries, readEntry } from './entry-rows.ts';
+import { entryRow, matchHash, packEntries, packedColumns, readEntry } from './entry-rows.ts';
+import type { EntryColumns } from './entry-rows.ts';
 import { takeNumbers, template } from './session.ts';
 import type { Session, Transaction } from './session.ts';
 import type { DeleteOutcome, EntryOutcome, EntryUpdate, Scope } from './store.ts';
@@ -32,8 +33,8 @@ export async function loadEntries(
   afterRow: number,
   limit: number,
 ): Promise<{ readonly packed: string; readonly lastRow: number; readonly count: number }> {
-  const rows = await session.allOf(selectPage, { after: afterRow, limit });
-  return { packed: packEntries(rows), lastRow: rows.at(-1)?.row ?? afterRow, count: rows.length };
+  const rows = (await session.columnsOf(selectPage, { after: afterRow, limit })) as readonly EntryColumns[];
+  return { packed: packEntries(rows), lastRow: rows.at(-1)?.[0] ?? afterRow, count: rows.length };
 }
 
 export async function createEntries(
@@ -256,7 +257,7 @@ function entryDetail(entry: RegistrationEntry, revision: number): AuditDetail {
 const selectPage = template((db, slot) =>
   db
     .selectFrom('entry')
-    .selectAll()
+    .select([...packedColumns])
     .where('row', '>', slot<number>('after'))
     .orderBy('row')
     .limit(slot<number>('limit')),

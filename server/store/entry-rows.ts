@@ -90,8 +90,34 @@ type PackedEntry = readonly [
 
 const none: readonly never[] = Object.freeze([]);
 
+/** What `packEntries` takes, in this order. */
+export const packedColumns = [
+  'row',
+  'id',
+  'spiffe_id',
+  'parent_id',
+  'selectors',
+  'federates_with',
+  'dns_names',
+  'x509_svid_ttl',
+  'jwt_svid_ttl',
+  'hint',
+  'expires_at',
+  'created_at',
+  'revision_number',
+  'admin',
+  'downstream',
+  'store_svid',
+  'disable_x509_svid_prefetch',
+  'jwt_svid_include_jti',
+  'forbid_cache',
+] as const satisfies readonly (keyof EntryTable)[];
+
+type ColumnsOf<Names extends readonly (keyof EntryTable)[]> = { readonly [Index in keyof Names]: EntryTable[Names[Index]] };
+export type EntryColumns = ColumnsOf<typeof packedColumns>;
+
 /** JSON text costs a third of what cloning objects between threads does. */
-export function packEntries(rows: readonly EntryTable[]): string {
+export function packEntries(rows: readonly EntryColumns[]): string {
   return `[${rows.map(packEntry).join(',')}]`;
 }
 
@@ -137,16 +163,16 @@ export function createSharer(limit = 65_536): (text: string) => string {
 }
 
 /** The lists are JSON already and go in as they are. */
-function packEntry(row: EntryTable): string {
+function packEntry(columns: EntryColumns): string {
+  const [row, id, spiffeId, parentId, selectors, federatesWith, dnsNames, x509Ttl, jwtTtl, hint, expiresAt, createdAt, revision] = columns;
   const flags =
-    row.admin * adminFlag +
-    row.downstream * downstreamFlag +
-    row.store_svid * storeSvidFlag +
-    row.disable_x509_svid_prefetch * prefetchFlag +
-    row.jwt_svid_include_jti * jtiFlag +
-    row.forbid_cache * cacheFlag;
-  const names = `${JSON.stringify(row.id)},${JSON.stringify(row.spiffe_id)},${JSON.stringify(row.parent_id)}`;
-  const lists = `${row.selectors},${row.federates_with},${row.dns_names}`;
-  const rest = `${row.x509_svid_ttl},${row.jwt_svid_ttl},${flags},${JSON.stringify(row.hint)}`;
-  return `[${row.row},${names},${lists},${rest},${row.expires_at ?? 'null'},${row.created_at},${row.revision_number}]`;
+    columns[13] * adminFlag +
+    columns[14] * downstreamFlag +
+    columns[15] * storeSvidFlag +
+    columns[16] * prefetchFlag +
+    columns[17] * jtiFlag +
+    columns[18] * cacheFlag;
+  const names = `${JSON.stringify(id)},${JSON.stringify(spiffeId)},${JSON.stringify(parentId)}`;
+  const lists = `${selectors},${federatesWith},${dnsNames}`;
+  return `[${row},${names},${lists},${x509Ttl},${jwtTtl},${flags},${JSON.stringify(hint)},${expiresAt ?? 'null'},${createdAt},${revision}]`;
 }

@@ -47,6 +47,8 @@ export interface Session {
   /** Tells how many rows were written. */
   run(query: Compilable): Promise<number>;
   allOf<Row>(template: Template<Row>, values: SlotValues): Promise<readonly Row[]>;
+  /** Values in the order of the columns asked for, at half the price of objects. */
+  columnsOf(template: Template<unknown>, values: SlotValues): Promise<readonly (readonly unknown[])[]>;
   firstOf<Row>(template: Template<Row>, values: SlotValues): Promise<Row | undefined>;
   runEach(template: Template<unknown>, rows: readonly SlotValues[]): Promise<number>;
 }

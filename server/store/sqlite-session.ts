@@ -88,6 +88,12 @@ export function createSqliteSession(database: DatabaseSync, path: string, db: Ky
         const { statement, parameters } = fill(template);
         return statement.all(...place(parameters, values)) as Row[];
       }),
+    columnsOf: (template, values) =>
+      translated(() => {
+        const { statement, parameters } = fill(template);
+        statement.setReturnArrays(true);
+        return statement.all(...place(parameters, values)) as unknown as unknown[][];
+      }),
     firstOf: <Row>(template: Template<Row>, values: SlotValues) =>
       translated(() => {
         const { statement, parameters } = fill(template);
