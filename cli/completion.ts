@@ -16,9 +16,9 @@ export function completionScript(shell: Shell, commands: readonly Command[]): st
   const words = nextWords(commands);
   switch (shell) {
     case 'bash':
-      return bash(words);
+      return bash(words, commands);
     case 'zsh':
-      return `#compdef steeple\nautoload -U +X bashcompinit && bashcompinit\n${bash(words)}`;
+      return `#compdef steeple\nautoload -U +X bashcompinit && bashcompinit\n${bash(words, commands)}`;
     case 'fish':
       return fish(commands);
   }
@@ -38,7 +38,21 @@ function nextWords(commands: readonly Command[]): readonly Word[] {
   return [...next].map(([after, set]) => ({ after, words: [...set].toSorted() }));
 }
 
-function bash(words: readonly Word[]): string {
+/** What may follow a flag that wants a value: its choices, or nothing but a file. */
+function valueCases(commands: readonly Command[]): readonly string[] {
+  const cases: string[] = [];
+  for (const { name, flags } of commands) {
+    const free: string[] = [];
+    for (const [flag, { type, choices }] of Object.entries(flags)) {
+      if (choices !== undefined) cases.push(`    '${name} --${flag}') words='${choices.join(' ')}' ;;`);
+      else if (type !== 'switch') free.push(`'${name} --${flag}'`);
+    }
+    if (free.length > 0) cases.push(`    ${free.join('|')}) words='' ;;`);
+  }
+  return cases;
+}
+
+function bash(words: readonly Word[], commands: readonly Command[]): string {
   const cases = words.map(({ after, words: list }) => `    ${after === '' ? "''" : `'${after}'`}) words='${list.join(' ')}' ;;`);
   return `_steeple() {
   local cur="\${COMP_WORDS[COMP_CWORD]}" path='' word words=''
@@ -50,6 +64,9 @@ function bash(words: readonly Word[]): string {
   done
   case "$path" in
 ${cases.join('\n')}
+  esac
+  case "$path \${COMP_WORDS[COMP_CWORD-1]}" in
+${valueCases(commands).join('\n')}
   esac
   COMPREPLY=($(compgen -W "$words" -- "$cur"))
 }
@@ -74,7 +91,7 @@ function fish(commands: readonly Command[]): string {
     }
     const inside = parts.map((part) => `__fish_seen_subcommand_from ${part}`).join('; and ');
     for (const [flag, spec] of Object.entries(flags)) {
-      const value = spec.type === 'switch' ? '' : ' -r';
+      const value = spec.choices !== undefined ? ` -x -a ${quote(spec.choices.join(' '))}` : spec.type === 'switch' ? '' : ' -r';
       lines.push(`complete -c steeple -n ${quote(inside)} -l ${flag}${value} -d ${quote(spec.summary)}`);
     }
   }

@@ -33,7 +33,7 @@ export interface ParsedFlags<F extends FlagSpecs> {
 }
 
 /** How SPIRE's CLI spells what we spell otherwise; looked up only where the command has our flag. */
-const spireSpellings: Readonly<Record<string, readonly string[]>> = {
+export const spireSpellings: Readonly<Record<string, readonly string[]>> = {
   spiffeID: ['spiffe-id'],
   parentID: ['parent-id'],
   entryID: ['id'],
@@ -49,6 +49,8 @@ const spireSpellings: Readonly<Record<string, readonly string[]>> = {
   attestationType: ['attestation-type'],
   canReattest: ['can-reattest'],
   expiresBefore: ['expires-before'],
+  expiredFor: ['expired-for'],
+  dryRun: ['dry-run'],
   matchSelectorsOn: ['match-selectors-on'],
   matchFederatesWithOn: ['match-federates-with-on'],
   authorityID: ['id'],
@@ -81,7 +83,8 @@ export function parseFlags<F extends FlagSpecs>(specs: F, args: readonly string[
       positionals.push(...rest);
       break;
     }
-    if (!/^--?[A-Za-z]/.test(arg)) {
+    // A lone dash is standard input, and a number below zero no flag.
+    if (!/^(?:--.|-[A-Za-z])/.test(arg)) {
       positionals.push(arg);
       continue;
     }

@@ -15,11 +15,11 @@ export function outputForm(value: string | undefined): OutputForm {
   return value === 'json' ? 'json' : 'table';
 }
 
-/** Control characters, bidirectional overrides and the like are shown as escapes, so that no name can act on a terminal. */
+/** Control, format and separator characters and halves of pairs are shown as escapes, so that no name can act on a terminal. */
 export function plain(text: string): string {
-  // eslint-disable-next-line no-control-regex -- control characters are what this looks for
-  return text.replaceAll(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g, (char) => {
-    return `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, (char) => {
+    const code = (char.codePointAt(0) ?? 0).toString(16);
+    return code.length > 4 ? `\\u{${code}}` : `\\u${code.padStart(4, '0')}`;
   });
 }
 
