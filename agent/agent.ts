@@ -189,7 +189,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
   });
 
   // Signing.
-  const signer = firstSupported(leanSigner(client), spireSigner(client));
+  const signer = firstSupported(leanSigner(client), spireSigner(client), clock);
   const renewal = createRenewal({
     clock,
     random,

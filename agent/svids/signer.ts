@@ -5,6 +5,7 @@
 import type { KeyObject } from 'node:crypto';
 import type { RegistrationEntry } from '../../spiffe/entry.ts';
 import { isSpiffeError, type SpiffeError } from '../../spiffe/errors.ts';
+import type { Clock } from '../../runtime/clock.ts';
 import type { WorkloadProcess } from '../process.ts';
 
 export interface KeyPair {
@@ -49,24 +50,29 @@ export interface Signer {
   signJwt(request: JwtRequest, signal: AbortSignal): Promise<JwtSigned>;
 }
 
-/** Asks the first signer, and from the moment it turns out that the server does not have its service, the second. */
-export function firstSupported(first: Signer, second: Signer): Signer {
-  let chosen = first;
-  const run = async <T>(ask: (signer: Signer) => Promise<T>): Promise<T> => {
-    const asked = chosen;
+/** For so long the second signer is asked before it is found out whether the server has the first one's service by now. */
+export const askFirstAgainMs = 300_000;
+
+/** Asks the first signer, and for a while after it turned out that the server does not have its service, the second. */
+export function firstSupported(first: Signer, second: Signer, clock: Pick<Clock, 'monotonic'>): Signer {
+  let firstAgainAt = Number.NEGATIVE_INFINITY;
+  const isFirstsTurn = (): boolean => clock.monotonic() >= firstAgainAt;
+  const run = async <T>(ask: (signer: Signer) => Promise<T>, requests = 1): Promise<T> => {
+    // A batch may have been formed for the second, a moment before it was the first's turn.
+    if (!isFirstsTurn() || requests > first.largestBatch) return ask(second);
     try {
-      return await ask(asked);
+      return await ask(first);
     } catch (error) {
-      if (asked !== first || !isSpiffeError(error, 'unsupported')) throw error;
-      chosen = second;
+      if (!isSpiffeError(error, 'unsupported')) throw error;
+      firstAgainAt = clock.monotonic() + askFirstAgainMs;
       return ask(second);
     }
   };
   return {
     get largestBatch() {
-      return Math.min(chosen.largestBatch, second.largestBatch);
+      return isFirstsTurn() ? Math.min(first.largestBatch, second.largestBatch) : second.largestBatch;
     },
-    signX509: (requests, signal) => run((signer) => signer.signX509(requests, signal)),
+    signX509: (requests, signal) => run((signer) => signer.signX509(requests, signal), requests.length),
     signJwt: (request, signal) => run((signer) => signer.signJwt(request, signal)),
   };
 }
