@@ -169,7 +169,7 @@ async function reloadConfig(given: AgentArguments, running: AgentConfig, log: Ro
   try {
     const next = await readConfig(given);
     log.setLevel(next.log.level);
-    log.info('config.reloaded', { level: next.log.level, restart: restartKeys(running, next) });
+    log.info('config.reloaded', { restart: restartKeys(running, next) });
   } catch (error) {
     const problems = error instanceof ConfigError ? error.problems.map(problemText) : undefined;
     log.error('config.refused', { file: given.file, problem: problems, error });

@@ -7,7 +7,7 @@ import { pino } from 'pino';
 import { SpiffeError } from '../spiffe/errors.ts';
 import type { Clock } from './clock.ts';
 
-/** The only field names a line may have besides time, level and event. Add here before use; never a synonym. */
+/** The only field names a line may have besides time, level and event, which it never repeats. Add here before use; never a synonym. */
 export const logFields = [
   'address',
   'agent',
@@ -36,7 +36,6 @@ export const logFields = [
   'hint',
   'incident',
   'kind',
-  'level',
   'limit',
   'method',
   'ms',

@@ -146,7 +146,7 @@ async function reloadConfig(flags: ServerFlags, started: ServerConfig, log: Root
   try {
     const next = await readConfig(flags);
     log.setLevel(next.log.level);
-    log.info('config.reloaded', { level: next.log.level, restart: restartKeys(started, next) });
+    log.info('config.reloaded', { restart: restartKeys(started, next) });
     return { ...started, svids: { ...started.svids, ...next.svids, jwt_issuer: started.svids.jwt_issuer }, limits: { ...next.limits, entries: started.limits.entries } };
   } catch (error) {
     const problems = error instanceof ConfigError ? error.problems.map(problemText) : undefined;

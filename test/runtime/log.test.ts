@@ -1,7 +1,7 @@
 import { createSecretKey, generateKeyPairSync } from 'node:crypto';
 import { inspect } from 'node:util';
 import { describe, expect, it } from 'vitest';
-import { createLogger, Secret, silentLogger } from '../../runtime/log.ts';
+import { createLogger, logFields, Secret, silentLogger } from '../../runtime/log.ts';
 import type { LogOptions } from '../../runtime/log.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { createTestClock } from '../help/clock.ts';
@@ -28,6 +28,10 @@ describe('createLogger', () => {
       selectors: ['unix:uid:1'],
       event: 'entry.created',
     });
+  });
+
+  it('has no field of the name of one that every line has', () => {
+    expect(logFields.filter((name) => ['time', 'level', 'event'].includes(name))).toEqual([]);
   });
 
   it('changes its level at run time, for children too', () => {

@@ -1,4 +1,5 @@
-import { readFile, stat, writeFile } from 'node:fs/promises';
+import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 
 import { expect, test } from 'vitest';
@@ -24,6 +25,7 @@ test('a backup of a store in use is whole, owner-only, and comes back as another
   const facts = await backupStore(path, `${path}.backup`);
   expect(facts).toEqual({ trustDomain: exampleOrg, ...store.position });
   expect((await stat(`${path}.backup`)).mode & 0o777).toBe(0o600);
+  expect((await readdir(dirname(path))).filter((name) => name.includes('.backup'))).toEqual([basename(`${path}.backup`)]);
   await store.createEntries([draftOf('/later', parent)], scope);
   await expect(restoreStore(`${path}.backup`, path, { clock, replace: true })).rejects.toMatchObject({ kind: 'conflict', reason: 'store.in-use' });
   await store.close();
