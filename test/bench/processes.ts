@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { buildProgram, type ProgramLine } from '../interop/program.ts';
 
 /** The flags `steeple` starts each role with. */
-const roleFlags = { server: ['--max-semi-space-size=64'], agent: ['--max-semi-space-size=1'] } as const;
+const roleFlags = { server: [], agent: ['--max-semi-space-size=1'] } as const;
 
 const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
 
@@ -44,11 +44,15 @@ export async function runPart(file: string, args: readonly string[], flags: read
 export interface LoadOptions {
   /** User and group to run as; needs root. */
   readonly uid?: number;
+  /** A copy of the program, where the user may run it. */
+  readonly program?: string;
+  readonly cwd?: string;
 }
 
 /** Runs the compiled load to its end. @throws when it fails as a whole */
-export async function runLoad(args: readonly string[], { uid }: LoadOptions = {}): Promise<readonly ProgramLine[]> {
-  const child = spawn(buildProgram(), args, { stdio: ['ignore', 'pipe', 'inherit'], ...(uid !== undefined && { uid, gid: uid }) });
+export async function runLoad(args: readonly string[], { uid, program, cwd }: LoadOptions = {}): Promise<readonly ProgramLine[]> {
+  const user = { ...(uid !== undefined && { uid, gid: uid }), ...(cwd !== undefined && { cwd }) };
+  const child = spawn(program ?? buildProgram(), args, { stdio: ['ignore', 'pipe', 'inherit'], ...user });
   return (await finished(child, `interop ${args.join(' ')}`)) as readonly ProgramLine[];
 }
 

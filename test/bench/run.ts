@@ -5,11 +5,20 @@
 import process from 'node:process';
 import { deliveryBench } from './delivery.ts';
 import { lineOf, loadAverage, processorTimes, stealPercent, type Bench } from './figure.ts';
+import { attesting, idleAgents } from './fleet.ts';
 import { issueBench } from './issue.ts';
+import { microBench } from './parts.ts';
+import { firstMessage, flood, openStreams } from './workload.ts';
 
 const benches: readonly Bench[] = [
+  ...['signing', 'proving', 'matching', 'fan-out', 'recording'].map((part) => microBench(part)),
   issueBench({ name: 'issue-lean', mode: 'issue', aim: '>= 6000', batch: 200, connections: 4 }),
   issueBench({ name: 'issue-spire', mode: 'sign', aim: '>= 2500', batch: 200, connections: 4 }),
+  firstMessage,
+  openStreams,
+  flood,
+  attesting,
+  idleAgents,
   deliveryBench('delivery-1k', 1_000, 90),
   deliveryBench('delivery-1m', 1_000_000, 420),
 ];

@@ -171,6 +171,7 @@ func holdStreams(ctx context.Context, socket string, number, workers int, durati
 	defer cancel()
 	var next, messages atomic.Int64
 	var failures failureTally
+	rounds := roundTally{streams: number, rounds: map[int]*round{}}
 	var opening, holding sync.WaitGroup
 	began := time.Now()
 	for range workers {
@@ -183,7 +184,7 @@ func holdStreams(ctx context.Context, socket string, number, workers int, durati
 				messages.Add(1)
 				holding.Go(func() {
 					defer conn.Close()
-					for {
+					for message := 2; ; message++ {
 						_, err := stream.Recv()
 						if err != nil {
 							if ctx.Err() == nil {
@@ -195,6 +196,7 @@ func holdStreams(ctx context.Context, socket string, number, workers int, durati
 							return
 						}
 						messages.Add(1)
+						rounds.add(message)
 					}
 				})
 			}
@@ -211,6 +213,33 @@ func holdStreams(ctx context.Context, socket string, number, workers int, durati
 	cancel()
 	holding.Wait()
 	return nil
+}
+
+// roundTally tells when all streams have got their next message: the second is the first after opening, and so on.
+type roundTally struct {
+	sync.Mutex
+	streams int
+	rounds  map[int]*round
+}
+
+type round struct {
+	count int
+	first time.Time
+}
+
+func (t *roundTally) add(message int) {
+	now := time.Now()
+	t.Lock()
+	defer t.Unlock()
+	current := t.rounds[message]
+	if current == nil {
+		current = &round{first: now}
+		t.rounds[message] = current
+	}
+	if current.count++; current.count == t.streams {
+		spread := float64(now.Sub(current.first).Microseconds()) / 1000
+		print("round", object{"round": message, "streams": t.streams, "spread": spread})
+	}
 }
 
 func openStream(

@@ -36,12 +36,12 @@ const (
 // spireLoad plays agents towards a server: attests, and has many X509-SVIDs signed.
 func spireLoad(ctx context.Context, args []string) error {
 	flags := newWorkloadFlags("spireload")
-	mode := flags.String("mode", "sign", "sign (BatchNewX509SVID), issue (our own lean request) or attest")
+	mode := flags.String("mode", "sign", "sign (BatchNewX509SVID), issue (our own lean request), attest or follow")
 	server := flags.String("server", "127.0.0.1:8081", "host:port")
 	domain := flags.String("trust-domain", "example.org", "the server's trust domain")
 	bundlePath := flags.String("bundle", "", "PEM file of its authorities")
 	token := flags.String("join-token", "", "join token to become an agent with")
-	tokens := flags.String("tokens", "", "attest: file with a join token a line, one agent each")
+	tokens := flags.String("tokens", "", "attest, follow: file with a join token a line, one agent each")
 	certificate := flags.String("cert", "", "instead of a join token: PEM chain of an agent SVID")
 	key := flags.String("key", "", "instead of a join token: PEM key of it")
 	kept := flags.String("keep-svid", "", "write the SVID that the token got to PATH.pem and PATH.key")
@@ -49,6 +49,7 @@ func spireLoad(ctx context.Context, args []string) error {
 	batch := flags.Int("batch", 500, "items per call")
 	workers := flags.Int("c", 2, "calls at the same time, each on a connection of its own")
 	duration := flags.Duration("for", 10*time.Second, "how long")
+	settling := flags.Duration("settle", 5*time.Second, "follow: how long after the last agent began its stream")
 	_ = flags.Parse(args)
 
 	trustDomain, err := spiffeid.TrustDomainFromString(*domain)
@@ -60,10 +61,13 @@ func spireLoad(ctx context.Context, args []string) error {
 		return err
 	}
 	target := loadTarget{address: *server, bundle: bundle}
-	if *mode == "attest" {
+	if *mode == "attest" || *mode == "follow" {
 		list, err := linesOf("@" + *tokens)
 		if err != nil {
 			return err
+		}
+		if *mode == "follow" {
+			return followMany(ctx, target, list, *workers, *settling, *duration)
 		}
 		return attestMany(ctx, target, list, *workers)
 	}
