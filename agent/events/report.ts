@@ -45,6 +45,8 @@ interface Window {
 }
 
 const batch = 500;
+/** For so long nothing is kept for a server that records no events, before it is asked whether it does by now. */
+const askAgainMs = 300_000;
 const gatherMs = 100;
 /** Between two appends no more than this is held in memory; beyond it events are counted as lost. */
 const maxGathered = 20_000;
@@ -126,7 +128,7 @@ export function createReporter(options: ReporterOptions): Reporter {
   const ship = async (signal: AbortSignal): Promise<void> => {
     let inventory: Inventory | undefined = await options.inventory;
     let failures = 0;
-    while (!unsupported) {
+    for (;;) {
       const events = await spool.oldest(batch);
       if (events.length === 0 && inventory === undefined) {
         await spooled.until(undefined, signal);
@@ -135,14 +137,18 @@ export function createReporter(options: ReporterOptions): Reporter {
       try {
         await spool.forget(await receiver.report(spool.id, events, inventory, signal));
         inventory = undefined;
+        unsupported = false;
         failures = 0;
       } catch (error) {
         if (signal.aborted) return;
         if (isSpiffeError(error, 'unsupported')) {
+          if (!unsupported) onProblem(new SpiffeError('unsupported', 'report.unsupported', 'the server records no events; none are kept'));
           unsupported = true;
           await spool.forget(Number.MAX_SAFE_INTEGER);
-          onProblem(new SpiffeError('unsupported', 'report.unsupported', 'the server records no events; none are kept'));
-          return;
+          // Another server is asked to record the inventory, and so whether it records anything.
+          inventory = await options.inventory;
+          await clock.sleep(askAgainMs, signal);
+          continue;
         }
         failures += 1;
         if (failures === 1) {

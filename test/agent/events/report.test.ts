@@ -90,3 +90,17 @@ it('keeps nothing for a server that records no events', async () => {
   await clock.advance(5_000);
   expect([reporter.waiting, problems]).toEqual([0, ['report.unsupported']]);
 });
+
+it('records again when the server has become one that takes events, after five minutes at most, and tells it the inventory', async () => {
+  failure = new SpiffeError('unsupported', 'peer.unimplemented', 'unknown service');
+  reporter.record({ kind: 'attested', process: of(1) });
+  await clock.advance(600_000);
+  expect(problems).toEqual(['report.unsupported']);
+  inventories = [];
+  failure = undefined;
+  await clock.advance(300_000);
+  expect([taken.length, inventories.length]).toEqual([0, 1]);
+  reporter.record({ kind: 'delivered', process: of(1) });
+  await clock.advance(1_000);
+  expect(taken.map(({ kind }) => kind)).toEqual(['delivered']);
+});
