@@ -6,7 +6,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
-import { anchorsOf, callsOf, casesOf, codeIn, linksOf, literalsOf, rowsOf, sectionsOf, testPathsOf, withoutComments } from './scan.ts';
+import { anchorsOf, callsOf, casesOf, citedPathsOf, codeIn, linksOf, literalsOf, rowsOf, sectionsOf, withoutComments } from './scan.ts';
 import { type ConfigKey, configKeys } from './config-keys.ts';
 
 export type Sources = ReadonlyMap<string, string>;
@@ -168,12 +168,12 @@ export function checkCommands(page: string, commands: readonly CommandFlags[]): 
 }
 
 /**
- * Links that lead nowhere, and tests that are cited and do not exist.
+ * Links that lead nowhere, and sources, tests and cases that are cited and do not exist.
  * @param pages by path from the root
  * @param read the text of a file of the repository, or `undefined`; a folder is ''
  */
 export function checkReferences(pages: ReadonlyMap<string, string>, read: (file: string) => string | undefined): string[] {
-  return [...pages].flatMap(([file, page]) => [
+  const found = [...pages].flatMap(([file, page]) => [
     ...linksOf(page).flatMap(({ line, target }) => {
       const [where = '', anchor] = target.split('#');
       const aim = where === '' ? file : path.posix.join(path.posix.dirname(file), where).replace(/\/$/, '');
@@ -181,12 +181,13 @@ export function checkReferences(pages: ReadonlyMap<string, string>, read: (file:
       if (text === undefined) return [`${file}:${line}: ${target} leads nowhere`];
       return anchor !== undefined && !anchorsOf(text).has(anchor) ? [`${file}:${line}: ${target} has no such heading`] : [];
     }),
-    ...testPathsOf(page).flatMap(({ line, path: cited }) => (read(cited.replace(/[/.]$/, '')) === undefined ? [`${file}:${line}: ${cited} does not exist`] : [])),
+    ...citedPathsOf(page).flatMap(({ line, path: cited }) => (read(cited.replace(/[/.]$/, '')) === undefined ? [`${file}:${line}: ${cited} does not exist`] : [])),
     ...casesOf(page).flatMap(({ line, path: cited, name }) => {
       const text = read(cited);
       return text?.includes(name) === true ? [] : [`${file}:${line}: ${cited} has no case "${name}"`];
     }),
   ]);
+  return [...new Set(found)];
 }
 
 function sameSet(a: ReadonlySet<string>, b: ReadonlySet<string>): boolean {

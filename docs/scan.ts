@@ -117,11 +117,10 @@ export function anchorsOf(markdown: string): ReadonlySet<string> {
   );
 }
 
-/** Paths of tests, fuzz targets and vectors that a page cites. */
-export function testPathsOf(markdown: string): { readonly line: number; readonly path: string }[] {
-  return markdown.split('\n').flatMap((text, at) =>
-    [...text.matchAll(/(?<![\w/.])test\/[\w./-]*[\w/]/g)].map(([path]) => ({ line: at + 1, path })),
-  );
+/** Paths of the repository that a page cites: tests with or without a name, other sources by their full name. */
+export function citedPathsOf(markdown: string): { readonly line: number; readonly path: string }[] {
+  const form = /(?<![\w/.-])(?:test\/[\w./-]*[\w/]|(?:spiffe|runtime|client|agent|server|cli|proto|bin|docs)\/[\w./-]*\.(?:ts|cjs|proto|md)\b)/g;
+  return markdown.split('\n').flatMap((text, at) => [...text.matchAll(form)].map(([path]) => ({ line: at + 1, path })));
 }
 
 /** Cases cited beside a test, written as path and quoted name: `test/a.test.ts` "name of the case". */

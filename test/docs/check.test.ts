@@ -178,6 +178,7 @@ describe('references', () => {
     ['[x](no.md)', 'docs/a.md:1: no.md leads nowhere'],
     ['[x](b.md#elsewhere)', 'docs/a.md:1: b.md#elsewhere has no such heading'],
     ['see `test/b.test.ts`', 'docs/a.md:1: test/b.test.ts does not exist'],
+    ['see server/gone.ts.', 'docs/a.md:1: server/gone.ts does not exist'],
     ['`test/a.test.ts` "T-02: breaks"', 'docs/a.md:1: test/a.test.ts has no case "T-02: breaks"'],
     ['`test/a.test.ts` "T-01: holds", "T-03"', 'docs/a.md:1: test/a.test.ts has no case "T-03"'],
   ])('%s', (page, expected) => {
