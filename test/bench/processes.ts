@@ -8,6 +8,7 @@ import process from 'node:process';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { buildPrograms } from './build.ts';
 import { buildProgram, type ProgramLine } from '../interop/program.ts';
 
 /** The flags `steeple` starts each role with. */
@@ -32,7 +33,7 @@ export interface Running extends AsyncDisposable {
 export function startProgram(role: 'server' | 'agent', config: string): Running {
   const profile = process.env['STEEPLE_BENCH_PROFILE'];
   const profiler = profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profile}`];
-  return watched(spawn(process.execPath, [...roleFlags[role], ...profiler, here('program.ts'), role, config], { stdio: ['ignore', 'pipe', 'inherit'] }), role);
+  return watched(spawn(process.execPath, [...roleFlags[role], ...profiler, buildPrograms(), role, 'run', '--config', config], { stdio: ['ignore', 'pipe', 'inherit'] }), role);
 }
 
 /** Runs a file of this folder as a process of its own and yields what it prints as JSON, line by line. */

@@ -60,7 +60,7 @@ export const openStreams: Bench = {
     const open = await load.line(({ event }) => event === 'open');
     report({ figure: `${streams} streams opened, each on its connection`, unit: 's', value: rounded(Number(open['seconds'])), also: failuresOf(open) });
     const spreads: number[] = [];
-    for (let round = 2; round <= rotations + 1; round += 1) {
+    for (let round = 1; round <= rotations; round += 1) {
       const pushed = await load.line(({ event, round: number }) => event === 'round' && number === round);
       spreads.push(Number(pushed['spread']));
     }

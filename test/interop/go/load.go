@@ -66,7 +66,10 @@ func firstMessage(ctx context.Context, conn *grpc.ClientConn) error {
 	return err
 }
 
-// measure times call by call, connecting included unless the connection is kept.
+// keptCalls are made on one connection before the next is opened: servers take many cancelled streams for an attack.
+const keptCalls = 500
+
+// measure times call by call, connecting included unless the connection is kept; a first call on it is then not measured.
 func measure(
 	ctx context.Context, mode string, number, workers int, call func(*grpc.ClientConn) error, socket string, kept bool,
 ) error {
@@ -78,20 +81,24 @@ func measure(
 	for worker := range workers {
 		running.Go(func() {
 			var conn *grpc.ClientConn
-			for next.Add(1) <= int64(number) && ctx.Err() == nil {
+			for calls := 0; next.Add(1) <= int64(number) && ctx.Err() == nil; calls++ {
+				if conn != nil && (!kept || calls%keptCalls == 0) {
+					_ = conn.Close()
+					conn = nil
+				}
 				started := time.Now()
 				var err error
 				if conn == nil {
 					conn, err = dial(socket)
+					if err == nil && kept {
+						err = call(conn)
+						started = time.Now()
+					}
 				}
 				if err == nil {
 					err = call(conn)
 				}
 				took := time.Since(started)
-				if !kept && conn != nil {
-					_ = conn.Close()
-					conn = nil
-				}
 				if failures.add(err) {
 					continue
 				}
@@ -172,6 +179,7 @@ func holdStreams(ctx context.Context, socket string, number, workers int, durati
 	var next, messages atomic.Int64
 	var failures failureTally
 	rounds := roundTally{streams: number, rounds: map[int]*round{}}
+	var opened atomic.Bool
 	var opening, holding sync.WaitGroup
 	began := time.Now()
 	for range workers {
@@ -184,7 +192,7 @@ func holdStreams(ctx context.Context, socket string, number, workers int, durati
 				messages.Add(1)
 				holding.Go(func() {
 					defer conn.Close()
-					for message := 2; ; message++ {
+					for message := 0; ; {
 						_, err := stream.Recv()
 						if err != nil {
 							if ctx.Err() == nil {
@@ -196,13 +204,17 @@ func holdStreams(ctx context.Context, socket string, number, workers int, durati
 							return
 						}
 						messages.Add(1)
-						rounds.add(message)
+						if opened.Load() {
+							message++
+							rounds.add(message)
+						}
 					}
 				})
 			}
 		})
 	}
 	opening.Wait()
+	opened.Store(true)
 	line := object{"streams": number, "seconds": time.Since(began).Seconds(), "messages": messages.Load()}
 	failures.into(line)
 	print("open", line)
@@ -215,7 +227,7 @@ func holdStreams(ctx context.Context, socket string, number, workers int, durati
 	return nil
 }
 
-// roundTally tells when all streams have got their next message: the second is the first after opening, and so on.
+// roundTally tells when all streams have got their next message: the first after all are open, and so on.
 type roundTally struct {
 	sync.Mutex
 	streams int
