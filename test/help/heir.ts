@@ -38,7 +38,7 @@ async function inherit(): Promise<void> {
   const ended = (how: string): void => say('ended', { how });
   const ask = (): void => {
     session ??= connectHttp2('http://localhost', { createConnection: () => socket });
-    session.on('error', (error) => ended(error.message));
+    session.on('error', (error: Error) => ended(error.message));
     const request = session.request({
       ':method': 'POST',
       ':path': FetchX509SVID.path,

@@ -64,12 +64,12 @@ export function startRunning(command: readonly [string, ...string[]], options: R
     lines.push(parsed);
     wake();
   });
-  const failed = once(child, 'error').then(([error]) => {
+  const failed = once(child, 'error').then(([error]): Exit => {
     keep(`${String(error)}\n`);
-    return { code: null, signal: null } as Exit;
+    return { code: null, signal: null };
   });
   // Output that was written before the end has been read by then.
-  const closed = once(child, 'close').then(([code, signal]) => ({ code, signal }) as Exit);
+  const closed = once(child, 'close').then(([code, signal]): Exit => ({ code, signal }));
   const exit = Promise.race([closed, failed]).then((how) => {
     ended = how;
     wake();
