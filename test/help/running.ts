@@ -52,7 +52,7 @@ export function startRunning(command: readonly [string, ...string[]], options: R
     text = (text + more).slice(-keptText);
   };
   const wake = (): void => {
-    for (const look of [...waiting]) look();
+    for (const look of waiting) look();
   };
   child.stdin.on('error', () => undefined);
   child.stderr.setEncoding('utf8').on('data', keep);

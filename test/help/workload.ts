@@ -5,6 +5,7 @@
 import { once } from 'node:events';
 import { connect, type AddressInfo } from 'node:net';
 import { connect as connectTls } from 'node:tls';
+import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseSpiffeId, SpiffeError, WorkloadApi, X509Source } from '../../client/index.ts';
 import type { X509Context } from '../../client/index.ts';
@@ -73,7 +74,7 @@ const acts: Readonly<Record<string, () => Promise<void>>> = {
     }
   },
 
-  /** `serve PEER`: echoes to the one peer it lets in; says each that it does not. */
+  /** `serve PEER`: answers a line of the one peer it lets in; says each that it does not. */
   async serve() {
     const peer = parseSpiffeId(args[0] ?? '');
     await using source = await X509Source.open({ signal: over.signal });
@@ -85,7 +86,7 @@ const acts: Readonly<Record<string, () => Promise<void>>> = {
         accepted += 1;
         serials.add(socket.getPeerCertificate().serialNumber);
         socket.on('error', () => undefined);
-        socket.pipe(socket);
+        void createInterface({ input: socket }).once('line', (line) => socket.end(`answer to ${line}\n`));
       },
     );
     server.listen(0, '127.0.0.1');
@@ -118,9 +119,9 @@ const acts: Readonly<Record<string, () => Promise<void>>> = {
         theirs.add(socket.getPeerCertificate().serialNumber);
         const answered = new AbortController();
         socket.once('close', () => answered.abort(new Error('closed without an answer')));
-        socket.write('ping');
+        socket.write('ping\n');
         const [answer] = (await once(socket, 'data', { signal: answered.signal })) as [Buffer];
-        if (answer.toString() !== 'ping') throw new Error('another answer');
+        if (answer.toString() !== 'answer to ping\n') throw new Error('another answer');
         exchanges += 1;
       } finally {
         socket.destroy();
@@ -147,7 +148,7 @@ const acts: Readonly<Record<string, () => Promise<void>>> = {
     socket.on('error', (error) => say('ended', { message: error.message }));
     socket.on('data', (data: Buffer) => say('answered', { text: data.toString() }));
     socket.on('close', () => say('closed'));
-    socket.write('ping');
+    socket.write('ping\n');
     await once(socket, 'close');
   },
 
