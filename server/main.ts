@@ -13,7 +13,7 @@ import { createHealth, type HealthState } from '../runtime/health.ts';
 import { notifyServiceManager } from '../runtime/linux.ts';
 import { createLogger, type RootLogger } from '../runtime/log.ts';
 import { createMetrics } from '../runtime/metrics.ts';
-import type { Watch } from '../runtime/watch.ts';
+import { createWatch, type Watch } from '../runtime/watch.ts';
 import { isSpiffeError, SpiffeError } from '../spiffe/errors.ts';
 import { formatServerConfig, parseServerConfig, restartKeys, type ServerConfig } from './config.ts';
 import { keysDirectory, runServerParts, storePath } from './server.ts';
@@ -42,26 +42,26 @@ const storeFile = 'steeple.sqlite';
 
 /** Runs until the signal aborts; yields the exit code. */
 export async function runServer(flags: ServerFlags, version: string, io: ServerIo): Promise<number> {
-  let live: ServerConfig;
+  let started: ServerConfig;
   try {
-    live = await readConfig(flags);
+    started = await readConfig(flags);
   } catch (error) {
     return tellProblems(error, io);
   }
-  const started = live;
-  const log = createLogger({ clock: systemClock, level: live.log.level, format: live.log.format, write: io.out });
+  const live = createWatch(started);
+  const log = createLogger({ clock: systemClock, level: started.log.level, format: started.log.format, write: io.out });
   const health = createHealth();
   const reload = (): void =>
     void reloadConfig(flags, started, log).then((next) => {
-      if (next !== undefined) live = next;
+      if (next !== undefined) live.set(next);
     });
   process.on('SIGHUP', reload);
   const over = new AbortController();
   try {
     checkFooting({ version: process.versions.node, execArgv: process.execArgv, inspectorUrl: inspectorUrl() });
-    log.info('server.starting', { version, trustDomain: live.trust_domain, pid: process.pid });
+    log.info('server.starting', { version, trustDomain: started.trust_domain, pid: process.pid });
     void notifyWhenReady(health.state, io.env['NOTIFY_SOCKET'], AbortSignal.any([io.signal, over.signal]));
-    const parts = { config: started, version, clock: systemClock, log, metrics: createMetrics(), health, live: () => live };
+    const parts = { config: started, version, clock: systemClock, log, metrics: createMetrics(), health, live };
     await runServerParts(parts, io.signal);
     log.info('server.stopped');
     return serverExitCodes.stopped;

@@ -12,7 +12,7 @@ import type { Metrics } from '../runtime/metrics.ts';
 import { type SealingSecret, sealingKey } from '../runtime/seal.ts';
 import { runTasks, type Task } from '../runtime/tasks.ts';
 import type { TlsIdentity } from '../runtime/tls.ts';
-import { createWatch, type WatchSource } from '../runtime/watch.ts';
+import { createWatch, type Watch, type WatchSource } from '../runtime/watch.ts';
 import { isSpiffeError, SpiffeError } from '../spiffe/errors.ts';
 import type { SpiffeId, TrustDomain } from '../spiffe/id.ts';
 import { parsePemCertificates } from '../spiffe/pem.ts';
@@ -61,8 +61,8 @@ export interface ServerParts {
   readonly log: Logger;
   readonly metrics: Metrics;
   readonly health: Health;
-  /** What a reload changes; read whenever it is needed. */
-  readonly live: () => ServerConfig;
+  /** What is in force; a reload sets it. Only log level, default TTLs and rates are read from it after the start. */
+  readonly live: Watch<ServerConfig>;
   /** Told where the TCP door is once it is open. */
   readonly onListening?: (address: { readonly address: string; readonly port: number }) => void;
 }
@@ -129,7 +129,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
   const trustDomain = config.trust_domain;
   const { entries, agents, bundles, holdings, feed } = registry;
   const startedAt = clock.now();
-  const profile = cachedProfile(parts.live);
+  const profile = cachedProfile(() => parts.live.value);
   const refusals = createRefusals(store, clock);
   const record = (events: readonly AuditEvent[]): Promise<void> => refusals.record(events);
 
@@ -189,7 +189,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
     isDownstream: (id) => grants(id, 'downstream'),
     authorizeAgent: (identity) => authorizeAgent({ clock, agents, store }, identity),
   };
-  const gate = createGate({ standing, budgets: createBudgets(clock, () => ratesOf(parts.live())), clock, record });
+  const gate = createGate({ standing, budgets: createBudgets(clock, () => ratesOf(parts.live.value)), clock, record });
 
   // What is answered on the two doors.
   const definitions = loadServices(
@@ -300,6 +300,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
     doors: (stop) => doors.run(stop),
     registry: (stop) => registry.run(stop),
     refusals: (stop) => refusals.run(stop),
+    reloads: (stop) => recordReloads(parts, store, stop),
     pruning: (stop) =>
       runPruning(
         {
@@ -319,6 +320,14 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
   return { tasks, onDelivered: (delayMs) => observer.delivered(delayMs) };
 }
 
+/** A reload changes what is issued from now on, so it is on record. */
+async function recordReloads({ live, config, clock }: ServerParts, store: Store, signal: AbortSignal): Promise<void> {
+  for await (const next of live.values(signal)) {
+    if (next === config) continue;
+    await store.recordAudit([witness(serverScope(clock.now()), 'server.reloaded', { subject: next.trust_domain, detail: { profile: profileOf(next).hash } })]);
+  }
+}
+
 function identityOf(trustDomain: TrustDomain, svid: TlsIdentity['svid'], bundles: Registry['bundles']): TlsIdentity {
   return { svid, bundles: new Map([[trustDomain, bundles.own.value]]) };
 }
@@ -335,17 +344,20 @@ function cachedProfile(live: () => ServerConfig): () => Profile {
   return () => {
     const config = live();
     if (profile === undefined || of !== config) {
-      const { svids } = config;
-      profile = composeProfile({
-        x509SvidTtlSeconds: Math.floor(svids.x509_ttl / 1000),
-        agentSvidTtlSeconds: Math.floor(svids.agent_ttl / 1000),
-        jwtSvidTtlSeconds: Math.floor(svids.jwt_ttl / 1000),
-        jwtIssuer: svids.jwt_issuer,
-      });
+      profile = profileOf(config);
       of = config;
     }
     return profile;
   };
+}
+
+function profileOf({ svids }: ServerConfig): Profile {
+  return composeProfile({
+    x509SvidTtlSeconds: Math.floor(svids.x509_ttl / 1000),
+    agentSvidTtlSeconds: Math.floor(svids.agent_ttl / 1000),
+    jwtSvidTtlSeconds: Math.floor(svids.jwt_ttl / 1000),
+    jwtIssuer: svids.jwt_issuer,
+  });
 }
 
 async function openKeys(config: ServerConfig): Promise<KeyStore> {

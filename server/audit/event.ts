@@ -34,7 +34,6 @@ export const auditTypes = [
   'authority.forgotten',
   'credential.minted',
   'credential.refused',
-  'credential.failed',
   'call.denied',
   'call.limited',
   'record.pruned',

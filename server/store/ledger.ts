@@ -57,15 +57,16 @@ export async function getCredential(session: Session, id: string): Promise<Crede
   return row === undefined ? undefined : toCredential(row);
 }
 
+/** Newest first: what operators ask for is what was issued lately. */
 export async function listCredentials(
   session: Session,
   filter: CredentialFilter,
   pageSize: number,
   pageToken: string,
 ): Promise<Page<Credential>> {
-  let query = session.db.selectFrom('credential').selectAll().orderBy('row').limit(pageSize + 1);
+  let query = session.db.selectFrom('credential').selectAll().orderBy('row', 'desc').limit(pageSize + 1);
   const start = pageStart(pageToken);
-  if (start !== undefined) query = query.where('row', '>', start);
+  if (start !== undefined) query = query.where('row', '<', start);
   if (filter.kind !== undefined) query = query.where('kind', '=', filter.kind);
   if (filter.spiffeId !== undefined) query = query.where('spiffe_id', '=', filter.spiffeId);
   // Each second condition is what its partial index asks for.

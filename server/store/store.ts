@@ -257,6 +257,7 @@ export interface Store {
   /** Rides in the next commit; loss leaves the intent, which counts as issued. */
   recordResults(results: readonly CredentialResult[]): void;
   getCredential(id: string): Promise<Credential | undefined>;
+  /** Newest first. */
   listCredentials(filter: CredentialFilter, pageSize: number, pageToken: string): Promise<Page<Credential>>;
 
   recordAudit(events: readonly AuditEvent[]): Promise<void>;

@@ -26,11 +26,11 @@ describe('ledger', () => {
   const filters: readonly (readonly [string, CredentialFilter, readonly string[]])[] = [
     ['kind', { kind: 'jwt' }, ['j']],
     ['SPIFFE ID', { spiffeId: idOf('/api') }, ['s']],
-    ['entry', { entryId: 'e1' }, ['e', 'both']],
-    ['agent', { agentId: agentId('a') }, ['a', 'both']],
+    ['entry', { entryId: 'e1' }, ['both', 'e']],
+    ['agent', { agentId: agentId('a') }, ['both', 'a']],
     ['entry and agent', { entryId: 'e1', agentId: agentId('a') }, ['both']],
-    ['unexpired', { unexpiredAt: at }, ['j', 's', 'e', 'a', 'both']],
-    ['all', {}, ['j', 's', 'e', 'a', 'both', 'over']],
+    ['unexpired', { unexpiredAt: at }, ['both', 'a', 'e', 's', 'j']],
+    ['all', {}, ['over', 'both', 'a', 'e', 's', 'j']],
   ];
   test.each(filters)('is searched by %s, page by page', async (_name, filter, expected) => {
     const store = await openTestStore();

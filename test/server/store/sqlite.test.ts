@@ -59,7 +59,7 @@ describe('commits', () => {
     expect(results[1]).toMatchObject({ reason: { kind: 'exists', reason: 'ledger.exists' } });
     expect(results[2]).toMatchObject({ reason: { kind: 'invalid', reason: 'token.unknown' } });
     const recorded = await store.listCredentials({}, 10, '');
-    expect(recorded.items.map(({ id }) => id)).toEqual(['first', 'admitted']);
+    expect(recorded.items.map(({ id }) => id)).toEqual(['admitted', 'first']);
     expect(heard.flatMap(({ changes }) => changes.map(({ revision, noun }) => `${revision} ${noun}`))).toEqual(['1 agent']);
   });
 
