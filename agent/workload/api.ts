@@ -18,8 +18,9 @@ import type { Holdings } from '../sync/holdings.ts';
 import type { WorkloadUpdate } from '../svids/cache.ts';
 import type { HeldX509Svid } from '../svids/held.ts';
 import type { Tokens } from '../svids/tokens.ts';
-import { requireSame, type Caller } from './caller.ts';
+import type { Caller } from './caller.ts';
 import { claimsToStruct, jwtBundlesResponse, jwtSvidResponse, x509BundlesResponse, x509SvidResponse } from './messages.ts';
+import { requireSame } from './same-process.ts';
 import { callerUpdates, noIdentity, type CallerUpdate, type UpdatesOptions, type UpdateWanted } from './updates.ts';
 
 /** What happened to a caller, for the record and the metrics. */

@@ -12,6 +12,7 @@ import { SpiffeError, isSpiffeError } from '../../spiffe/errors.ts';
 import { isSubset } from '../../spiffe/selector.ts';
 import type { Selector, SelectorSet } from '../../spiffe/selector.ts';
 import type { Omit, WantedSelectors, WorkloadAttestor } from './attestor.ts';
+import { requireSame } from './same-process.ts';
 
 export interface AttestReport {
   readonly attestor: string;
@@ -137,22 +138,6 @@ function assemble(answers: readonly Answer[]): Attestation {
     incomplete: failed.length > 0,
     pending: until.length === 0 ? undefined : Promise.allSettled(until).then(() => undefined),
   };
-}
-
-function requireSame(peer: Peer): void {
-  const same = peer.stillTheSame();
-  switch (same) {
-    case true:
-      return;
-    case 'peer.exited':
-      throw new SpiffeError('denied', 'peer.exited', 'the process that connected has exited');
-    case 'peer.closed':
-      throw new SpiffeError('denied', 'peer.closed', 'the connection is closed');
-    case 'peer.image':
-      throw new SpiffeError('denied', 'peer.image', 'the process runs another program than when it connected');
-    default:
-      same satisfies never;
-  }
 }
 
 export interface FollowOptions {

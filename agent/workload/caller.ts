@@ -74,17 +74,3 @@ export function createCaller(peer: Peer, follow: FollowPeer, onAttested: (caller
   };
   return caller;
 }
-
-/** @throws denied `peer.exited|closed|image` unless the process is the one that connected, running what it ran then */
-export function requireSame(peer: Peer): void {
-  const same = peer.stillTheSame();
-  if (same === true) return;
-  switch (same) {
-    case 'peer.exited':
-      throw new SpiffeError('denied', 'peer.exited', 'the process that connected has exited');
-    case 'peer.closed':
-      throw new SpiffeError('denied', 'peer.closed', 'the connection is closed');
-    case 'peer.image':
-      throw new SpiffeError('denied', 'peer.image', 'the process runs another program than when it connected');
-  }
-}
