@@ -13,12 +13,11 @@ import { openHealthPages, type Health } from '../runtime/health.ts';
 import { tryLockFile } from '../runtime/linux.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Metrics } from '../runtime/metrics.ts';
-import type { Peer, PeerTier } from '../runtime/peer.ts';
+import type { Peer } from '../runtime/peer.ts';
 import { rpcService } from '../runtime/rpc/handlers.ts';
 import { runTasks, type Task } from '../runtime/tasks.ts';
-import { adminApi } from './admin/api.ts';
-import { listenForOperators } from './admin/listen.ts';
 import type { AgentConfig } from './config.ts';
+import { createDoors } from './doors.ts';
 import { eventReceiver } from './events/messages.ts';
 import { createReporter, type Reporter } from './events/report.ts';
 import { openSpool } from './events/spool.ts';
@@ -32,12 +31,12 @@ import { connectAnonymously, connectMutually, type LinkOptions } from './node/li
 import { postStatus } from './node/messages.ts';
 import { nodeStateFiles } from './node/state.ts';
 import type { FirstTrust } from './node/trust.ts';
-import { agentServices } from './node/wire.ts';
 import { x509PopEvidence } from './node/x509-pop.ts';
 import { createObserver } from './observe.ts';
 import { createSvidCache } from './svids/cache.ts';
 import { createDeliveries } from './svids/delivery.ts';
 import { createDiskCache, forgetDiskCache, type SealingKeyFile } from './svids/disk.ts';
+import { earliestExpiry, leastLifeLeft } from './svids/held.ts';
 import { leanSigner, spireSigner } from './svids/messages.ts';
 import { generateKeys, receiveX509 } from './svids/receive.ts';
 import { createRenewal } from './svids/renew.ts';
@@ -53,8 +52,6 @@ import { workloadApi } from './workload/api.ts';
 import { createAttest, followAttestation } from './workload/attest.ts';
 import { createUnixAttestor } from './workload/attestors/unix.ts';
 import { createCaller, type Caller } from './workload/caller.ts';
-import { healthApi } from './workload/health.ts';
-import { listenForWorkloads } from './workload/listen.ts';
 import { createWanted } from './workload/wanted.ts';
 import { createWitness } from './witness.ts';
 
@@ -140,18 +137,16 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
       x509Svids: () => cache.counts().x509,
       jwtSvids: () => tokens.size,
       streams: () => deliveries.size,
-      connections: () => connections(),
+      connections: () => doors.connections,
       queued: () => renewal.queued,
       spooled: () => reporter.waiting,
-      earliestExpiryAt: () => earliest(cache.held()),
+      earliestExpiryAt: () => earliestExpiry(cache.held()),
       leastLifeLeft: () => leastLifeLeft(cache.held(), clock.now()),
       ownExpiryAt: () => identity.identity.value?.svid.expiresAt,
       heardAt: () => heardAt,
       revision: () => holdings.value.position?.revision,
     },
   });
-  let tier: PeerTier | undefined;
-  let connections = (): number => 0;
   let heardAt: number | undefined;
 
   // The agent's own identity and the connections that stand on it.
@@ -299,62 +294,29 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
       (whose, stop) => followAttestation({ attest, clock, random }, whose, wanted.wanted, stop),
       (caller, attestation) => witness.attested(caller, attestation),
     );
-  const services = agentServices();
-  const api = workloadApi({
+  const doors = createDoors({
+    config,
     clock,
-    cache,
-    freshness: synchronisation.freshness,
-    deliveries,
-    trustDomain,
-    holdings: () => holdings.value,
-    tokens,
-    witness,
-    allowedForeignClaims: new Set(config.workload.allowed_foreign_jwt_claims),
-    bundlesForAll: config.workload.bundles_for_all,
-  });
-  /** From memory too, whatever the state of the connection to the server. */
-  const isServing = (): boolean => known && tier !== undefined;
-
-  const workloads: Task = async (stop) => {
-    const { limits } = config;
-    const listener = await listenForWorkloads({
+    observer,
+    callerOf,
+    workloadApi: workloadApi({
       clock,
-      path: config.socket_path,
-      mode: 0o777,
-      backlog: limits.backlog,
-      limits: {
-        total: limits.connections,
-        connectionsPerUid: limits.connections_per_user,
-        connectsPerSecondPerUid: limits.connects_per_second_per_user,
-        callsPerUid: limits.calls_per_user,
-        callsPerConnection: limits.calls_per_connection,
-      },
-      services: [
-        rpcService(services.SpiffeWorkloadAPI, api),
-        rpcService(services['grpc.health.v1.Health'], healthApi<Caller>(isServing)),
-        ...reflectionServices(['SpiffeWorkloadAPI', 'grpc.health.v1.Health']).map(({ definition, handlers }) =>
-          rpcService<typeof definition, Caller>(definition, handlers),
-        ),
-      ],
-      callerOf,
-      isReady: () => known,
-      onCall: (end) => observer.called(end),
-      onEvent: (event) => observer.accepted(event),
-      unseenImage: config.workload.unseen_image,
-      ...(config.workload.peer_tier === 0 ? {} : { tier: config.workload.peer_tier as PeerTier }),
-    });
-    tier = listener.tier;
-    connections = () => listener.connections;
-    observer.listening(config.socket_path, listener.tier);
-    try {
-      await untilOver(listener.acceptor.ended, stop);
-    } finally {
-      await Promise.all([listener.stop(), unix.stop()]);
-    }
-  };
-
-  const operators: Task = async (stop) => {
-    const status = (): Parameters<typeof adminApi>[0]['status'] extends () => infer S ? S : never => ({
+      cache,
+      freshness: synchronisation.freshness,
+      deliveries,
+      trustDomain,
+      holdings: () => holdings.value,
+      tokens,
+      witness,
+      allowedForeignClaims: new Set(config.workload.allowed_foreign_jwt_claims),
+      bundlesForAll: config.workload.bundles_for_all,
+    }),
+    reflection: reflectionServices(['SpiffeWorkloadAPI', 'grpc.health.v1.Health']).map(({ definition, handlers }) =>
+      rpcService<typeof definition, Caller>(definition, handlers),
+    ),
+    isReady: () => known,
+    admin: { attest, wanted: () => wanted.wanted.value, entries: () => cache.entries() },
+    status: () => ({
       version,
       agentId: identity.identity.value?.svid.spiffeId ?? '',
       svidExpiresAt: identity.identity.value?.svid.expiresAt ?? 0,
@@ -365,22 +327,15 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
       x509Svids: cache.counts().x509,
       jwtSvids: tokens.size,
       workloadStreams: deliveries.size,
-      kernelTier: tier === undefined ? '' : tierNames[tier],
       unmetConditions: health.state.value.unmet.map(({ name, why }) => `${name}: ${why}`),
       spooledEvents: reporter.waiting,
-    });
-    const admin = adminApi({ clock, status, attest, wanted: () => wanted.wanted.value, entries: () => cache.entries() });
-    const listener = await listenForOperators({
-      clock,
-      path: config.admin_socket_path,
-      mode: 0o770,
-      services: [rpcService(services['steeple.agent.v1.Admin'], admin), rpcService(services['grpc.health.v1.Health'], healthApi<Peer>(isServing))],
-      onCall: (end) => observer.called(end),
-    });
+    }),
+  });
+  const workloads: Task = async (stop) => {
     try {
-      await untilOver(new Promise<never>(() => undefined), stop);
+      await doors.workloads(stop);
     } finally {
-      await listener.stop();
+      await unix.stop();
     }
   };
 
@@ -398,13 +353,13 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
   const onceJoined =
     (task: Task): Task =>
     async (stop) => {
-      await untilOver(joined.promise, stop);
+      await untilAborted(joined.promise, stop);
       await task(stop);
     };
 
   const tasks: Record<string, Task> = {
     workloads,
-    operators,
+    operators: doors.operators,
     identity: own,
     sync: onceJoined((stop) => synchronisation.run(stop)),
     renewal: (stop) => renewal.run(stop),
@@ -418,14 +373,6 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
     tasks['health'] = (stop) => pages.serve(stop);
   }
   return tasks;
-}
-
-const tierNames: Readonly<Record<PeerTier, string>> = { 1: 'SO_PEERPIDFD', 2: 'pidfd_open', 3: 'start time' };
-
-/** Resolves with the promise or rejects with what it says went wrong, or with the signal's reason. */
-async function untilOver(over: Promise<SpiffeError | undefined | void>, stop: AbortSignal): Promise<void> {
-  const failed = await untilAborted(over, stop);
-  if (failed instanceof SpiffeError) throw failed;
 }
 
 function evidenceSource(config: AgentConfig): EvidenceSource {
@@ -452,24 +399,11 @@ function firstTrustOf(config: AgentConfig): FirstTrust {
 async function reporterOf(parts: AgentParts, receiver: Parameters<typeof createReporter>[0]['receiver'], onProblem: (error: SpiffeError) => void): Promise<Reporter> {
   const { config, clock, random, version } = parts;
   if (config.events.mode === 'off') {
-    return { record: () => undefined, waiting: 0, run: (stop) => untilOver(new Promise<never>(() => undefined), stop) };
+    return { record: () => undefined, waiting: 0, run: (stop) => untilAborted(new Promise<never>(() => undefined), stop) };
   }
   const spool = await openSpool({ directory: path.join(config.data_dir, 'events'), maxBytes: config.events.spool_size, now: () => clock.now() });
   const inventory = gatherInventory({ agent_version: version });
   return createReporter({ clock, random, spool, receiver, inventory, onProblem });
-}
-
-function earliest(svids: Iterable<{ readonly expiresAt: number }>): number | undefined {
-  let first: number | undefined;
-  for (const { expiresAt } of svids) first = first === undefined ? expiresAt : Math.min(first, expiresAt);
-  return first;
-}
-
-/** The smallest share of its life that any SVID has left, 1 when there is none. */
-function leastLifeLeft(svids: Iterable<{ readonly notBeforeAt: number; readonly expiresAt: number }>, now: number): number {
-  let least = 1;
-  for (const { notBeforeAt, expiresAt } of svids) least = Math.min(least, (expiresAt - now) / (expiresAt - notBeforeAt));
-  return least;
 }
 
 function unexpected(error: unknown): SpiffeError {

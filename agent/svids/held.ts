@@ -47,3 +47,17 @@ export function isUsable(svid: HeldX509Svid | undefined, entry: RegistrationEntr
 export function isEntryLive(entry: RegistrationEntry, now: number): boolean {
   return entry.expiresAt === undefined || now < entry.expiresAt;
 }
+
+/** `undefined` when there is none. */
+export function earliestExpiry(svids: Iterable<Pick<HeldX509Svid, 'expiresAt'>>): number | undefined {
+  let first: number | undefined;
+  for (const { expiresAt } of svids) first = first === undefined ? expiresAt : Math.min(first, expiresAt);
+  return first;
+}
+
+/** The smallest share of its life that any of them has left, below 0 when that is over; 1 when there is none. */
+export function leastLifeLeft(svids: Iterable<Pick<HeldX509Svid, 'notBeforeAt' | 'expiresAt'>>, now: number): number {
+  let least = 1;
+  for (const { notBeforeAt, expiresAt } of svids) least = Math.min(least, (expiresAt - now) / (expiresAt - notBeforeAt));
+  return least;
+}
