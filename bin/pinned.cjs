@@ -5,7 +5,17 @@ var fs = require('fs');
 var path = require('path');
 var spawnSync = require('child_process').spawnSync;
 
-var neededMajor = 24;
+// As runtime/floor.ts has it: what is older lacks security fixes that are relied on.
+var needed = [24, 14, 1];
+var neededText = needed.join('.');
+
+function isNewEnough(version) {
+  var parts = version.split('.').map(Number);
+  for (var i = 0; i < needed.length; i += 1) {
+    if (parts[i] !== needed[i]) return parts[i] > needed[i];
+  }
+  return true;
+}
 
 /** Absolute path of the pinned Node, of the running one when it is new enough, or null. */
 function findNode() {
@@ -14,8 +24,9 @@ function findNode() {
     var file = path.join(path.dirname(manifest), 'bin', 'node');
     fs.accessSync(file, fs.constants.X_OK);
     return file;
-  } catch (_error) {
-    return Number(process.versions.node.split('.')[0]) >= neededMajor ? process.execPath : null;
+  } catch (error) {
+    void error;
+    return isNewEnough(process.versions.node) ? process.execPath : null;
   }
 }
 
@@ -33,8 +44,8 @@ function missing() {
   var node = findNode();
   if (node === null) {
     problems.push(
-      'Steeple runs on Node ' + neededMajor + '; this is ' + process.version + ' and the pinned one is not installed. ' +
-        'Run "npm ci" without --omit=optional, or install Node ' + neededMajor + ' or newer.'
+      'Steeple runs on Node ' + neededText + ' or newer; this is ' + process.version + ' and the pinned one is not installed. ' +
+        'Run "npm ci" without --omit=optional, or install Node ' + neededText + ' or newer.'
     );
     return problems;
   }
@@ -42,7 +53,7 @@ function missing() {
   if (probe.status !== 0) {
     problems.push(
       'The pinned Node does not start here (' + String((probe.error && probe.error.message) || probe.stderr).trim() + '). ' +
-        'It is built for glibc; on musl (Alpine) install Node ' + neededMajor + ' from the distribution and run "npm ci --omit=optional".'
+        'It is built for glibc; on musl (Alpine) install Node ' + neededText + ' or newer from the distribution and run "npm ci --omit=optional".'
     );
   }
   return problems;

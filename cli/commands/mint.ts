@@ -52,10 +52,7 @@ export const mintCommands: readonly Command[] = [
           io.out(`X509-SVID:\n${parts['svid.pem']}\nPrivate key:\n${parts['key.pem']}\nRoot CAs:\n${parts['bundle.pem']}`);
           return exitCodes.ok;
         }
-        await mkdir(dir, { recursive: true, mode: 0o700 });
-        for (const [name, text] of Object.entries(parts)) {
-          await writeFile(join(dir, name), text, { mode: name === 'key.pem' ? 0o600 : 0o644, flag: 'wx' });
-        }
+        await writeNew(dir, parts);
         io.err(`written to ${dir}\n`);
         return exitCodes.ok;
       });
@@ -87,4 +84,18 @@ export const mintCommands: readonly Command[] = [
 function wantedId(text: string | undefined): string {
   if (text === undefined) throw new SpiffeError('invalid', 'cli.mint.spiffe-id', '--spiffe-id is needed');
   return parseSpiffeId(text);
+}
+
+/** Nothing is overwritten: a key that is gone cannot be made again. */
+async function writeNew(dir: string, parts: Readonly<Record<string, string>>): Promise<void> {
+  try {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    for (const [name, text] of Object.entries(parts)) {
+      await writeFile(join(dir, name), text, { mode: name === 'key.pem' ? 0o600 : 0o644, flag: 'wx' });
+    }
+  } catch (cause) {
+    const there = cause instanceof Error && 'code' in cause && cause.code === 'EEXIST';
+    if (there) throw new SpiffeError('exists', 'cli.file.exists', `${dir} holds such files already`, { cause });
+    throw new SpiffeError('unavailable', 'cli.file.unwritable', `cannot write to ${dir}`, { cause });
+  }
 }

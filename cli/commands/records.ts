@@ -25,7 +25,7 @@ const kindFlag = {
 export const recordCommands: readonly Command[] = [
   command({
     name: 'ledger list',
-    summary: 'list credentials, oldest first: who holds which, until when',
+    summary: 'list credentials, newest first: who holds which, until when',
     flags: {
       ...serverSocketFlag,
       ...outputFlag,
