@@ -1,0 +1,77 @@
+import { describe, expect, it } from 'vitest';
+import { ConfigError } from '../../runtime/config.ts';
+import { formatServerConfig, parseServerConfig, restartKeys } from '../../server/config.ts';
+
+const least = 'trust_domain: example.org\n';
+
+function problemsOf(text: string): readonly (readonly [string, string])[] {
+  try {
+    parseServerConfig(text);
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems.map(({ path, message }) => [path, message]);
+    throw error;
+  }
+  return [];
+}
+
+describe('defaults', () => {
+  it('are those of the documentation, with a trust domain alone', () => {
+    const config = parseServerConfig(least);
+    expect(config).toMatchObject({
+      trust_domain: 'example.org',
+      data_dir: '/var/lib/steeple/server',
+      socket_path: '/run/steeple/server/api.sock',
+      listen: { address: '0.0.0.0', port: 8081, min_tls_version: '1.3' },
+      svids: { x509_ttl: 3_600_000, agent_ttl: 3_600_000, jwt_ttl: 300_000 },
+      attestors: [{ type: 'join_token' }],
+    });
+  });
+
+  it('are printed in a form that can be read back as the same', () => {
+    const config = parseServerConfig(`${least}svids: { x509_ttl: 90s, jwt_ttl: 1500ms }\nauthorities: { absence: 0s }\n`);
+    expect(parseServerConfig(formatServerConfig(config))).toEqual(config);
+  });
+});
+
+describe('T-K04 what is wrong is said all at once, with its path', () => {
+  it('unknown keys, wrong types, wrong values, rules across keys', () => {
+    const problems = problemsOf(`
+trust_domain: EXAMPLE
+data_dir: relative
+socket_path: /${'x'.repeat(120)}
+listen: { port: 70000, portt: 1 }
+svids: { x509_ttl: 1 }
+log: { level: loud }
+colour: blue
+`);
+    const paths = problems.map(([path]) => path);
+    for (const path of ['trust_domain', 'data_dir', 'socket_path', 'listen.port', 'listen.portt', 'svids.x509_ttl', 'log.level', 'colour']) {
+      expect(paths).toContain(path);
+    }
+  });
+
+  it.each([
+    ['an SVID that outlives its authority', 'svids: { x509_ttl: 48h }', 'svids.x509_ttl'],
+    ['a token that outlives its authority', 'svids: { jwt_ttl: 48h }', 'svids.jwt_ttl'],
+    ['two secrets for one seal', 'keys: { type: disk, key_file: /k, passphrase_file: /p }', 'keys.passphrase_file'],
+    ['an attestor twice', 'attestors: [{ type: join_token }, { type: join_token }]', 'attestors[1]'],
+    ['an attestor of no known type', 'attestors: [{ type: tea }]', 'attestors[0].type'],
+    ['x509pop without authorities', 'attestors: [{ type: x509pop }]', 'attestors[0].ca_bundle'],
+    ['keys of another type', 'keys: { type: memory, directory: /k }', 'keys.directory'],
+    ['an authority too short to rotate', 'authorities: { x509: { ttl: 1s } }', 'authorities.x509.ttl'],
+  ])('%s', (_, text, path) => {
+    const paths = problemsOf(`${least}${text}\n`).map(([at]) => at);
+    // A list index in a rule across keys may be written either way.
+    expect(paths.map((at) => at.replace(/\.(\d+)$/, '[$1]'))).toContain(path);
+  });
+});
+
+describe('reload', () => {
+  it('names what only a restart applies, and nothing else', () => {
+    const before = parseServerConfig(least);
+    const applied = parseServerConfig(`${least}log: { level: debug }\nsvids: { x509_ttl: 2h }\nlimits: { signing: 5 }\n`);
+    expect(restartKeys(before, applied)).toEqual([]);
+    const restart = parseServerConfig(`${least}listen: { port: 9 }\nsvids: { jwt_issuer: x }\nlimits: { entries: 5 }\nhealth: { port: 1 }\n`);
+    expect(restartKeys(before, restart).toSorted()).toEqual(['health', 'limits', 'listen', 'svids']);
+  });
+});
