@@ -2,7 +2,9 @@
  * The thread that owns a listening Unix socket: takes connections, learns who made them, holds the limits, and tells the
  * main thread of the ones that stay and of processes that went. What is said on a connection is none of its business.
  */
-import { closeSync } from 'node:fs';
+import { closeSync, readlinkSync } from 'node:fs';
+import { setPriority } from 'node:os';
+import { basename } from 'node:path';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 import { createAdmission } from './admission.ts';
@@ -97,6 +99,21 @@ const LONGEST_WAIT_MS = 500;
 const LOOK_EVERY_MS = 50;
 const LOOKS_PER_ROUND = 2048;
 
+/** As nice goes: above ordinary programs, below what the system keeps for itself. */
+const URGENT = -10;
+
+/**
+ * All users share one queue of connections that wait to be accepted, and the kernel turns callers away when it is full: a
+ * flood must not keep this thread from emptying it. Without the right to be urgent it is as others are.
+ */
+function hurry(): void {
+  try {
+    setPriority(Number(basename(readlinkSync('/proc/thread-self'))), URGENT);
+  } catch {
+    // Needs CAP_SYS_NICE, which not every agent has.
+  }
+}
+
 /** Codes that mean "no room now, try later" from every call that makes a descriptor. */
 const exhausted: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'ENOBUFS']);
 
@@ -127,6 +144,7 @@ class Acceptance {
 
   /** When this throws, what peers read from stays open until the process ends, as it should then. */
   run(): void {
+    hurry();
     try {
       this.#post({ kind: 'ready' });
       while (this.#running) this.#round();

@@ -115,6 +115,7 @@ export const flood: Bench = {
             honestMs: { p50: line['p50'], p99: line['p99'], max: line['max'] },
             floodedConnections: flooding['connections'],
             floodRefused: flooding['failures'],
+            ...(Number(line['failures']) > 0 && { failureKinds: line['failureKinds'], firstFailure: line['firstFailure'] }),
             agentRssMb: rounded(agent.agent.rss() / 1e6),
           },
         }),

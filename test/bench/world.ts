@@ -159,7 +159,7 @@ function connectOperator(socket: string): Operator {
           })),
         });
         for (const { status, entry } of results) {
-          if (entry == null) throw new Error(`entry refused: ${status?.message}`);
+          if (entry === null) throw new Error(`entry refused: ${status?.message}`);
           ids.push(entry.id);
         }
       }

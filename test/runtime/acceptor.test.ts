@@ -1,9 +1,9 @@
 import { once } from 'node:events';
-import { readdirSync, readlinkSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
 import type { Socket } from 'node:net';
-import { tmpdir } from 'node:os';
+import { getPriority, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { bestPeerTier, listenUnix } from '../../runtime/acceptor.ts';
@@ -49,6 +49,21 @@ async function listen(more: Partial<ListenOptions> = {}): Promise<Acceptor> {
 
 async function until(done: () => boolean): Promise<void> {
   while (!done()) await systemClock.sleep(2);
+}
+
+function niceness(thread: number): number {
+  try {
+    return getPriority(thread);
+  } catch {
+    // It ended meanwhile.
+    return Number.POSITIVE_INFINITY;
+  }
+}
+
+/** CAP_SYS_NICE, of the capabilities in effect. */
+function mayBeUrgent(): boolean {
+  const effective = /^CapEff:\s+([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0';
+  return ((BigInt(`0x${effective}`) >> 23n) & 1n) === 1n;
 }
 
 async function dial(): Promise<Socket> {
@@ -118,6 +133,16 @@ describe('listenUnix', () => {
     expect(taken.length).toBeGreaterThanOrEqual(5);
     expect(taken.length).toBeLessThan(50);
     expect(events.some((event) => event.kind === 'refused')).toBe(true);
+  });
+
+  it('T-A10 takes connections more urgently than other threads work, where that is allowed', async () => {
+    const urgent = (): number => readdirSync('/proc/self/task').filter((thread) => niceness(Number(thread)) < niceness(process.pid)).length;
+    const allowed = mayBeUrgent();
+    const before = urgent();
+    const acceptor = await listen();
+    expect(urgent() - before).toBe(allowed ? 1 : 0);
+    await acceptor.stop();
+    expect(urgent()).toBe(before);
   });
 
   it('T-A19 leaves no descriptor behind after 2,000 connections, kept and refused', async () => {
