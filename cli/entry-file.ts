@@ -1,7 +1,8 @@
 /**
- * Files with many entries: YAML or JSON in our words, or in those of SPIRE's `entry create -data`. Reading the file and
+ * Files with many entries: YAML or JSON in our words, or in those of SPIRE's `entry create -data`. Finding the file and
  * sending its entries is left to the entry commands.
  */
+import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
 import { SpiffeError } from '../spiffe/errors.ts';
 
@@ -65,6 +66,24 @@ const spires = z.strictObject({
   downstream: z.boolean().optional(),
   store_svid: z.boolean().optional(),
 });
+
+const longestFile = 256 * 1024 * 1024;
+
+/**
+ * The entries that a text holds.
+ * @param file for messages
+ * @throws invalid `cli.entry-file.syntax`, and as `entryFileItems`
+ */
+export function readEntries(text: string, file: string): readonly EntryFileItem[] {
+  if (text.length > longestFile) throw new SpiffeError('invalid', 'cli.entry-file.size', `${file} is too large; split it`);
+  let document: unknown;
+  try {
+    document = parseYaml(text, { maxAliasCount: 0, uniqueKeys: true, logLevel: 'error' });
+  } catch (cause) {
+    throw new SpiffeError('invalid', 'cli.entry-file.syntax', `${file} is neither YAML nor JSON`, { cause });
+  }
+  return entryFileItems(document);
+}
 
 /**
  * The entries of a parsed file: a list, or an object with a list under `entries`.

@@ -31,10 +31,11 @@ function unixEndpoint(rest: string): string {
 
 function tcpEndpoint(rest: string): string {
   const parts = /^(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):(\d{1,5})$/.exec(rest);
-  const host = parts?.[1] ?? parts?.[2] ?? '';
-  const port = Number(parts?.[3] ?? 0);
-  if (isIP(host) === 0 || port < 1 || port > 65_535) {
+  const [, bracketed, bare, digits] = parts ?? [];
+  const host = bracketed ?? bare ?? '';
+  const port = Number(digits ?? 0);
+  if (isIP(host) !== (bracketed === undefined ? 4 : 6) || port < 1 || port > 65_535) {
     throw new SpiffeError('invalid', 'endpoint.tcp', 'a tcp address is an IP address with a port and nothing else, as in tcp://127.0.0.1:8000');
   }
-  return isIP(host) === 6 ? `[${host}]:${port}` : `${host}:${port}`;
+  return bracketed === undefined ? `${host}:${port}` : `[${host}]:${port}`;
 }

@@ -3,14 +3,13 @@
  * rules of entries are the server's; it answers for each item.
  */
 import { readFile } from 'node:fs/promises';
-import { parse as parseYaml } from 'yaml';
 import { entryFromMessage } from '../../proto/convert/entry.ts';
 import type { Entry, Entry__Output } from '../../proto/gen/spire/api/types/Entry.ts';
 import type { Status__Output } from '../../proto/gen/spire/api/types/Status.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { command, type Command, exitCodes, type Io } from '../command.ts';
 import { changedFields, fieldFlags, fromFlags, itemToMessage } from '../entry-fields.ts';
-import { entryFileItems } from '../entry-file.ts';
+import { readEntries } from '../entry-file.ts';
 import { filterFlags, filterOf } from '../entry-filter.ts';
 import { entryRecord, entryView, showEntries } from '../entry-view.ts';
 import { type Line, pages, serverSocketFlag, slices, withServer } from '../operators.ts';
@@ -172,14 +171,7 @@ async function change(
 }
 
 async function fromFile(file: string, io: Io): Promise<readonly Entry[]> {
-  const text = await readText(file, io);
-  let document: unknown;
-  try {
-    document = parseYaml(text, { maxAliasCount: 0, uniqueKeys: true });
-  } catch (cause) {
-    throw new SpiffeError('invalid', 'cli.entry-file.syntax', `${file} is neither YAML nor JSON`, { cause });
-  }
-  return entryFileItems(document).map(itemToMessage);
+  return readEntries(await readText(file, io), file).map(itemToMessage);
 }
 
 async function readText(file: string, io: Io): Promise<string> {

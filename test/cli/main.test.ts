@@ -1,7 +1,9 @@
+import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { exitCodeOf, exitCodes } from '../../cli/command.ts';
 import { commands } from '../../cli/main.ts';
 import { version } from '../../cli/version.ts';
+import { cliPage } from '../../docs/cli.ts';
 import type { ErrorKind } from '../../spiffe/errors.ts';
 import { steeple } from '../help/cli.ts';
 
@@ -119,5 +121,9 @@ describe('the table of commands', () => {
       expect(flag).toMatch(/^[a-z0-9]+(?:-[a-z0-9]+)*$/);
       expect(spec.summary).toMatch(/^[^\n]{5,110}$/);
     }
+  });
+
+  it('is what docs/cli.md says; after a change run node docs/cli.ts', () => {
+    expect(readFileSync(new URL('../../docs/cli.md', import.meta.url), 'utf8')).toBe(cliPage());
   });
 });

@@ -41,7 +41,8 @@ const wrong: readonly (readonly [string, string, string])[] = [
   ['WLEP-10 octal IPv4', 'tcp://127.0.0.01:80', 'endpoint.tcp'],
   ['WLEP-10 bare IPv6', 'tcp://::1:80', 'endpoint.tcp'],
   ['WLEP-10 zone', 'tcp://[fe80::1%lo]:80', 'endpoint.tcp'],
-  ['WLEP-10 IPv4 in brackets', 'tcp://[127.0.0.1:80', 'endpoint.tcp'],
+  ['WLEP-10 IPv4 in brackets', 'tcp://[127.0.0.1]:80', 'endpoint.tcp'],
+  ['WLEP-10 one bracket', 'tcp://[::1:80', 'endpoint.tcp'],
 ];
 
 const before = process.env['SPIFFE_ENDPOINT_SOCKET'];
