@@ -65,5 +65,7 @@ function expiry(name: string, seconds: number, signal: AbortSignal): Promise<nev
   });
 }
 
+// So that what is running then ends as well.
+for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => process.exit(1));
 // What a bench that was given up still has running ends with this process.
 process.exit(await main(process.argv.slice(2)));
