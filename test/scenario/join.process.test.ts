@@ -126,11 +126,20 @@ describe('a node joins and its workloads get identities', () => {
     expect(others).toEqual([]);
     expect(joined).toMatchObject({ subject: agentId, outcome: 'done' });
     expect(Math.abs(Date.now() - Date.parse(joined?.at ?? ''))).toBeLessThan(60_000);
-    await expect.poll(() => search('workload.refused'), { timeout: 10_000, interval: 500 }).toContainEqual(
-      expect.objectContaining({ actor: agentId, reason: expect.stringContaining('workload.no-identity') as string }),
-    );
-    await expect.poll(() => search('workload.delivered'), { timeout: 10_000, interval: 500 }).toContainEqual(
-      expect.objectContaining({ actor: agentId }),
+    const { client, services } = site.operators('steeple.operator.v1.Operator');
+    const reported = async (type: string): Promise<readonly { actor: string; reason: string; detail: unknown }[]> => {
+      const { events } = await client.unary(services['steeple.operator.v1.Operator'].SearchAudit, { type, page_size: 1000 });
+      return events.map(({ actor, reason, detail }) => ({ actor, reason, detail: JSON.parse(detail) as unknown }));
+    };
+    // Agents hand over what they witnessed a moment later.
+    const patience = { timeout: 10_000, interval: 200 };
+    await expect.poll(() => reported('workload.refused'), patience).toContainEqual({
+      actor: agentId,
+      reason: expect.stringContaining('workload.no-identity') as string,
+      detail: expect.objectContaining({ path: expect.stringMatching(/bin\/stranger$/) as string, uid: process.getuid?.() }) as unknown,
+    });
+    await expect.poll(() => reported('workload.delivered'), patience).toContainEqual(
+      expect.objectContaining({ actor: agentId, detail: expect.objectContaining({ path: program, pid: waiting.pid }) as unknown }),
     );
   });
 
