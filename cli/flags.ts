@@ -159,9 +159,16 @@ function resolveFlag(specs: FlagSpecs, written: string): string | undefined {
 
 function suggestion(specs: FlagSpecs, written: string): string {
   const wanted = written.replaceAll(/[^a-z]/gi, '').toLowerCase();
-  const near = Object.keys(specs).find((name) => {
-    const plain = name.replaceAll('-', '');
-    return plain.startsWith(wanted) || wanted.startsWith(plain);
-  });
-  return near === undefined ? '' : `; did you mean --${near}?`;
+  const known = Object.keys(specs).map((name) => ({ name, plain: name.replaceAll('-', '') }));
+  const near = known.find(({ plain }) => plain.startsWith(wanted) || wanted.startsWith(plain)) ?? known.find(({ plain }) => isSlipOf(wanted, plain));
+  return near === undefined ? '' : `; did you mean --${near.name}?`;
+}
+
+/** One letter more, less or other than meant. */
+function isSlipOf(written: string, meant: string): boolean {
+  if (meant.length < 4 || Math.abs(written.length - meant.length) > 1) return false;
+  let same = 0;
+  while (same < meant.length && written[same] === meant[same]) same += 1;
+  const [rest, wanted] = [written.slice(same), meant.slice(same)];
+  return rest.slice(1) === wanted.slice(1) || rest.slice(1) === wanted || rest === wanted.slice(1);
 }

@@ -4,11 +4,11 @@
 import type { Command } from './command.ts';
 import type { FlagSpec } from './flags.ts';
 
-/** All commands, or those whose name starts with the words. */
+/** The commands whose name starts with as many of the words as any does. */
 export function programHelp(commands: readonly Command[], words: readonly string[]): string {
   const prefix = words.join(' ');
-  const shown = commands.filter(({ name }) => name === prefix || name.startsWith(`${prefix} `));
-  const list = shown.length === 0 ? commands : shown;
+  const list = commands.filter(({ name }) => prefix === '' || name === prefix || name.startsWith(`${prefix} `));
+  if (list.length === 0) return programHelp(commands, words.slice(0, -1));
   const width = Math.max(...list.map(({ name }) => name.length));
   const lines = list.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}`);
   return `Usage: steeple COMMAND [flags]\n\n${lines.join('\n')}\n\nsteeple COMMAND --help tells more. SPIRE's spellings of flags work too.\n`;

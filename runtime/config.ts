@@ -186,7 +186,8 @@ function problemsOf(issue: z.core.$ZodIssue): ConfigProblem[] {
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((key) => ({ path: formatPath([...issue.path, key]), message: 'unknown key' }));
   }
-  return [{ path: formatPath(issue.path), message: issue.message }];
+  const isAbsent = issue.code === 'invalid_type' && issue.message.endsWith('received undefined');
+  return [{ path: formatPath(issue.path), message: isAbsent ? 'is required' : issue.message }];
 }
 
 function formatPath(path: readonly PropertyKey[]): string {

@@ -110,6 +110,10 @@ export function createRpcClient(options: RpcClientOptions): RpcClient {
         cause: failure,
       });
     }
+    const obstacle = obstacleIn(error);
+    if (obstacle !== undefined) {
+      return new SpiffeError('unavailable', 'rpc.unreachable', `cannot connect to ${options.address} (${obstacle})`, { cause: error });
+    }
     return fromStatus(error);
   };
 
@@ -288,6 +292,12 @@ function metadataOf(options: CallOptions): Metadata {
   const metadata = new Metadata();
   for (const [name, value] of Object.entries(options.headers ?? {})) metadata.set(name, value);
   return metadata;
+}
+
+/** The system's code for why no connection came about, which grpc-js only tells in prose; `undefined` for other failures. */
+function obstacleIn(error: { readonly code: number; readonly details: string }): string | undefined {
+  if (error.code !== grpcStatus.UNAVAILABLE || !error.details.startsWith('No connection established')) return undefined;
+  return /\b(E[A-Z]{3,})\b/.exec(error.details)?.[1] ?? 'no connection';
 }
 
 function isServiceError(error: unknown): error is { readonly code: number; readonly details: string; readonly metadata?: Metadata } {

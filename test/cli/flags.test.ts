@@ -88,6 +88,9 @@ describe('flags', () => {
 
   it('suggest what was meant', () => {
     expect(() => parse('--sel', 'a')).toThrow(/did you mean --selector\?/);
+    expect(() => parse('--selctor', 'a')).toThrow(/did you mean --selector\?/);
+    expect(() => parse('--selecctor', 'a')).toThrow(/did you mean --selector\?/);
+    expect(() => parse('--selektor', 'a')).toThrow(/did you mean --selector\?/);
     expect(() => parse('--zzz')).not.toThrow(/did you mean/);
   });
 });

@@ -56,6 +56,10 @@ attestors: [{type: unix, hsah: true}, {type: podman}, {type: docker}]
     expect(problems.find((problem) => problem.path === 'trust_domain')?.message).toContain('lowercase');
   });
 
+  it('says of what is missing that it is required, not what it would have to be', () => {
+    expect(problemsOf('{}').find((problem) => problem.path === 'trust_domain')?.message).toBe('is required');
+  });
+
   it('lets flags win over the file, and complains about them alike', () => {
     const flags: Overlay[] = [
       { path: ['listen', 'port'], value: 9000 },

@@ -64,7 +64,11 @@ describe('createRpcClient', () => {
 
   it('says that nobody is there, and finds the server once it is', async () => {
     const missing = createRpcClient({ clock: systemClock, address: 'unix:/nonexistent/steeple.sock' });
-    await expect(missing.unary(echo.Say, {})).rejects.toMatchObject({ kind: 'unavailable', reason: 'peer.unavailable' });
+    await expect(missing.unary(echo.Say, {})).rejects.toMatchObject({
+      kind: 'unavailable',
+      reason: 'rpc.unreachable',
+      message: 'cannot connect to unix:/nonexistent/steeple.sock (ENOENT)',
+    });
     missing.close();
     await using world = await startEcho();
     const client = world.client();
