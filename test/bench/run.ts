@@ -20,7 +20,7 @@ const benches: readonly Bench[] = [
   attesting,
   idleAgents,
   deliveryBench('delivery-1k', 1_000, 90),
-  deliveryBench('delivery-1m', 1_000_000, 420),
+  deliveryBench('delivery-1m', 1_000_000, 600),
 ];
 
 async function main(names: readonly string[]): Promise<number> {
