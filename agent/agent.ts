@@ -66,6 +66,8 @@ export interface AgentParts {
   readonly health: Health;
   /** What the restart cache is sealed with, when it is not a key of its own. */
   readonly sealingKey: SealingKeyFile | undefined;
+  /** Told once every part is made, and with it every condition of readiness declared. */
+  readonly onComposed?: () => void;
 }
 
 /**
@@ -80,7 +82,9 @@ export async function runAgentParts(parts: AgentParts, signal: AbortSignal): Pro
   try {
     await ensurePrivateDirectory(cacheDirectory);
     if (config.cache.mode === 'off') await forgetDiskCache(cacheDirectory);
-    await runTasks(await composeAgent(parts, cacheDirectory, signal), signal);
+    const tasks = await composeAgent(parts, cacheDirectory, signal);
+    parts.onComposed?.();
+    await runTasks(tasks, signal);
   } catch (error) {
     const cause: unknown = isSpiffeError(error, undefined, 'task.failed') ? error.cause : error;
     // Whoever may not be an agent any more must not serve from what it remembers either.

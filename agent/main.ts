@@ -108,6 +108,8 @@ export async function runAgent(argv: readonly string[], version: string, io: Age
   }
   const log = createLogger({ clock: systemClock, level: config.log.level, format: config.log.format, write: io.out });
   const health = createHealth();
+  // The parts declare theirs one after the other; until all have, nothing unmet does not mean ready.
+  const started = health.condition('started', 'the agent is still starting');
   const reload = (): void => void reloadConfig(given, config, log);
   process.on('SIGHUP', reload);
   const over = new AbortController();
@@ -125,6 +127,7 @@ export async function runAgent(argv: readonly string[], version: string, io: Age
         metrics: createMetrics(),
         health,
         sealingKey: sealingKeyOf(config, io.env),
+        onComposed: () => started.meet(),
       },
       io.signal,
     );
