@@ -51,6 +51,8 @@ export async function runServer(flags: ServerFlags, version: string, io: ServerI
   const live = createWatch(started);
   const log = createLogger({ clock: systemClock, level: started.log.level, format: started.log.format, write: io.out });
   const health = createHealth();
+  // The parts declare theirs one after the other; until all have, nothing unmet does not mean ready.
+  const opened = health.condition('started', 'the server is still starting');
   const reload = (): void =>
     void reloadConfig(flags, started, log).then((next) => {
       if (next !== undefined) live.set(next);
@@ -61,7 +63,7 @@ export async function runServer(flags: ServerFlags, version: string, io: ServerI
     checkFooting({ version: process.versions.node, execArgv: process.execArgv, inspectorUrl: inspectorUrl() });
     log.info('server.starting', { version, trustDomain: started.trust_domain, pid: process.pid });
     void notifyWhenReady(health.state, io.env['NOTIFY_SOCKET'], AbortSignal.any([io.signal, over.signal]));
-    const parts = { config: started, version, clock: systemClock, log, metrics: createMetrics(), health, live };
+    const parts = { config: started, version, clock: systemClock, log, metrics: createMetrics(), health, live, onListening: () => opened.meet() };
     await runServerParts(parts, io.signal);
     log.info('server.stopped');
     return serverExitCodes.stopped;
