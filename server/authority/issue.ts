@@ -83,8 +83,13 @@ interface Occasion {
   readonly profile: Profile;
 }
 
+/** A refusal, or what may be signed once it is recorded. */
+type Drafted<T> = { readonly ready: T; readonly hint: string } | { readonly error: SpiffeError };
+
 /** Drafted in one go, before others get their turn; the next are drafted while these are being signed. */
 const chunk = 64;
+/** Of one call: being drafted, written or signed. */
+const chunksAtOnce = 2;
 
 export function createIssuer(deps: IssuerDeps): Issuer {
   const { trustDomain, clock, active, store } = deps;
@@ -97,7 +102,7 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     entryId: string,
     refusals: AuditEvent[],
     draft: (granted: Granted) => T,
-  ): { readonly ready: T; readonly hint: string } | { readonly error: SpiffeError } => {
+  ): Drafted<T> => {
     const refuse = (error: SpiffeError): { readonly error: SpiffeError } => {
       const detail = { kind, decisionId: decision.id };
       const what = { subject: entryId.slice(0, 255), reason: error.reason, detail };
@@ -121,8 +126,10 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     sign: (ready: D, hint: string) => Promise<Outcome<T>>,
   ): Promise<readonly Outcome<T>[]> => {
     const profile = deps.profile();
-    const outcomes: Promise<Outcome<T>>[] = [];
+    const chunks: Promise<readonly Outcome<T>[]>[] = [];
     for (let from = 0; from < requests.length; from += chunk) {
+      // While one is written the next is drafted, and no more: others are to get their turn.
+      await chunks.at(-chunksAtOnce);
       const at = clock.now();
       const refusals: AuditEvent[] = [];
       const drafted = requests.slice(from, from + chunk).map((request) => {
@@ -130,17 +137,31 @@ export function createIssuer(deps: IssuerDeps): Issuer {
         const drafting = (granted: Granted): D => draft(request, { granted, caller, at, profile });
         return ready(decision, caller, kind, request.entryId, refusals, drafting);
       });
-      const intents = drafted.flatMap((item) => ('ready' in item ? [item.ready.intent] : []));
-      const [unrecorded] = await Promise.all([
-        intents.length > 0 ? failureOf(store.recordIntents(intents)) : undefined,
-        refusals.length > 0 ? deps.recordRefusals(refusals) : undefined,
-      ]);
-      for (const item of drafted) {
-        if ('error' in item) outcomes.push(refused(item.error));
-        else outcomes.push(unrecorded === undefined ? sign(item.ready, item.hint) : refused(unrecorded));
-      }
+      const conclusion = conclude(drafted, refusals, sign);
+      // Whatever fails is told by the wait for all; until then nobody else may be listening.
+      conclusion.catch(() => undefined);
+      chunks.push(conclusion);
     }
-    return Promise.all(outcomes);
+    return (await Promise.all(chunks)).flat();
+  };
+
+  /** Makes intents and refusals durable, then signs what was recorded. */
+  const conclude = async <D extends { readonly intent: CredentialIntent }, T>(
+    drafted: readonly Drafted<D>[],
+    refusals: readonly AuditEvent[],
+    sign: (ready: D, hint: string) => Promise<Outcome<T>>,
+  ): Promise<readonly Outcome<T>[]> => {
+    const intents = drafted.flatMap((item) => ('ready' in item ? [item.ready.intent] : []));
+    const [unrecorded] = await Promise.all([
+      intents.length > 0 ? failureOf(store.recordIntents(intents)) : undefined,
+      refusals.length > 0 ? deps.recordRefusals(refusals) : undefined,
+    ]);
+    return Promise.all(
+      drafted.map((item) => {
+        if ('error' in item) return refused<T>(item.error);
+        return unrecorded === undefined ? sign(item.ready, item.hint) : refused<T>(unrecorded);
+      }),
+    );
   };
 
   const draftX509 = (request: X509Request, { granted, caller, at, profile }: Occasion): X509Ready => {

@@ -66,8 +66,8 @@ func firstMessage(ctx context.Context, conn *grpc.ClientConn) error {
 	return err
 }
 
-// keptCalls are made on one connection before the next is opened: servers take many cancelled streams for an attack.
-const keptCalls = 500
+// keptCalls are made on one connection before the next is opened: agents take many cancelled streams for an attack.
+const keptCalls = 80
 
 // measure times call by call, connecting included unless the connection is kept; a first call on it is then not measured.
 func measure(
