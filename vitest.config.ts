@@ -18,8 +18,9 @@ export default defineConfig(({ mode }) => {
     test: {
       include: chosen.include,
       exclude: ['node_modules/**', 'dist/**', ...chosen.exclude],
-      pool: 'threads',
-      maxWorkers: 2,
+      // Processes of their own for what starts and counts processes and descriptors.
+      pool: slow ? 'forks' : 'threads',
+      maxWorkers: slow ? 1 : 2,
       fileParallelism: !slow,
       testTimeout: slow ? 180_000 : 20_000,
       hookTimeout: slow ? 120_000 : 20_000,

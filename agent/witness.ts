@@ -49,10 +49,10 @@ export function createWitness(observer: Observer, reporter: Pick<Reporter, 'reco
     },
     updated: (committedAt) => observer.updated(committedAt),
     refused(caller, method, error) {
-      reporter.record({ kind: 'refused', process: caller.process, reason: `${method}: ${error.reason}` });
+      reporter.record({ kind: 'refused', process: caller.process, reason: error.reason, method });
     },
     closed(caller, method) {
-      reporter.record({ kind: 'closed', process: caller.process, reason: method });
+      reporter.record({ kind: 'closed', process: caller.process, method });
     },
     renewed(outcome) {
       observer.renewed(outcome);

@@ -18,6 +18,8 @@ export interface WorkloadEvent {
   /** Serial in lower hex for an X509-SVID, jti for a JWT-SVID when it has one. */
   readonly credential: string;
   readonly reason: string;
+  /** Of the Workload API, when a call of it was refused or is over. */
+  readonly method: string;
   /** How many events this one stands for. */
   readonly count: number;
 }
@@ -36,6 +38,7 @@ export function composeEvent(event: Pick<WorkloadEvent, 'at' | 'kind'> & Partial
     spiffeId: '',
     credential: '',
     reason: '',
+    method: '',
     count: 1,
     ...event,
   });

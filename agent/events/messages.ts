@@ -49,6 +49,7 @@ function eventToMessage(event: NumberedEvent): EventMessage {
     spiffe_id: event.spiffeId,
     credential: event.credential,
     reason: event.reason,
+    method: event.method,
     count: event.count,
   };
 }

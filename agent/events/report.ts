@@ -77,7 +77,7 @@ export function createReporter(options: ReporterOptions): Reporter {
     }
     window.seen += 1;
     if (window.seen <= perCaller) return true;
-    const key = `${event.kind} ${event.reason} ${event.entryId}`;
+    const key = `${event.kind} ${event.method} ${event.reason} ${event.entryId}`;
     const same = window.skipped.get(key) ?? { event, count: 0 };
     same.count += 1;
     window.skipped.set(key, same);

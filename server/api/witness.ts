@@ -37,6 +37,7 @@ export function eventFromMessage(message: Event__Output, agentId: SpiffeId, call
   if (message.selectors.length > 0) detail['selectors'] = message.selectors.slice(0, maxSelectors).map(bounded);
   if (message.entry_id !== '') detail['entryId'] = bounded(message.entry_id);
   if (message.credential !== '') detail['credential'] = bounded(message.credential);
+  if (message.method !== '') detail['method'] = bounded(message.method);
   const count = integerFromText(message.count, 'count');
   if (count > 0) detail['count'] = count;
   return {

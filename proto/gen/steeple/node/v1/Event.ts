@@ -52,6 +52,7 @@ export interface Event {
   'credential'?: (string);
   'reason'?: (string);
   'count'?: (number | string | Long);
+  'method'?: (string);
 }
 
 export interface Event__Output {
@@ -65,4 +66,5 @@ export interface Event__Output {
   'credential': (string);
   'reason': (string);
   'count': (string);
+  'method': (string);
 }
