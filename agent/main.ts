@@ -9,14 +9,12 @@ import process from 'node:process';
 import { parseArgs } from 'node:util';
 import { isSpiffeError, SpiffeError } from '../spiffe/errors.ts';
 import { systemClock } from '../runtime/clock.ts';
-import { ConfigError, type Overlay } from '../runtime/config.ts';
+import { ConfigError, formatProblem, type Overlay } from '../runtime/config.ts';
 import { checkFooting } from '../runtime/floor.ts';
 import { createHealth } from '../runtime/health.ts';
-import { notifyServiceManager } from '../runtime/linux.ts';
 import { createLogger, type RootLogger } from '../runtime/log.ts';
 import { createMetrics } from '../runtime/metrics.ts';
-import type { HealthState } from '../runtime/health.ts';
-import type { Watch } from '../runtime/watch.ts';
+import { notifyWhenReady } from '../runtime/notify.ts';
 import { runAgentParts } from './agent.ts';
 import { formatAgentConfig, parseAgentConfig, restartKeys, type AgentConfig } from './config.ts';
 import type { SealingKeyFile } from './svids/disk.ts';
@@ -174,7 +172,7 @@ async function reloadConfig(given: AgentArguments, running: AgentConfig, log: Ro
     log.setLevel(next.log.level);
     log.info('config.reloaded', { restart: restartKeys(running, next) });
   } catch (error) {
-    const problems = error instanceof ConfigError ? error.problems.map(problemText) : undefined;
+    const problems = error instanceof ConfigError ? error.problems.map(formatProblem) : undefined;
     log.error('config.refused', { file: given.file, problem: problems, error });
   }
 }
@@ -190,31 +188,14 @@ function sealingKeyOf(config: AgentConfig, env: AgentIo['env']): SealingKeyFile 
   return { path: path.join(directory, credential), kind: 'credential' };
 }
 
-async function notifyWhenReady(state: Watch<HealthState>, address: string | undefined, signal: AbortSignal): Promise<void> {
-  if (address === undefined || address === '') return;
-  for await (const { ready } of state.values(signal)) {
-    if (!ready) continue;
-    try {
-      notifyServiceManager(address, 'READY=1');
-    } catch {
-      // A service manager that does not listen is no reason not to serve.
-    }
-    return;
-  }
-}
-
 function tellProblems(error: unknown, io: Pick<AgentIo, 'err'>): number {
   if (error instanceof ConfigError) {
-    for (const problem of error.problems) io.err(`${problemText(problem)}\n`);
+    for (const problem of error.problems) io.err(`${formatProblem(problem)}\n`);
     return agentExitCodes.config;
   }
   if (!isSpiffeError(error)) throw error;
   io.err(`${error.message}\n`);
   return error.reason === 'agent.usage' ? agentExitCodes.usage : agentExitCodes.config;
-}
-
-function problemText({ path: where, message }: { readonly path: string; readonly message: string }): string {
-  return where === '' ? message : `${where}: ${message}`;
 }
 
 function exitCodeOf(error: unknown): number {

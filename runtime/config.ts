@@ -19,7 +19,7 @@ export class ConfigError extends SpiffeError {
   constructor(problems: readonly ConfigProblem[]) {
     const [first] = problems;
     const more = problems.length > 1 ? ` (and ${problems.length - 1} more)` : '';
-    const text = first === undefined ? 'unknown problem' : `${first.path === '' ? '' : `${first.path}: `}${first.message}`;
+    const text = first === undefined ? 'unknown problem' : formatProblem(first);
     super('invalid', 'config.invalid', `configuration is not valid: ${text}${more}`, { detail: { problems: problems.length } });
     this.problems = problems;
   }
@@ -29,6 +29,11 @@ export class ConfigError extends SpiffeError {
 export interface Overlay {
   readonly path: readonly string[];
   readonly value: unknown;
+}
+
+/** One line for people. */
+export function formatProblem({ path, message }: ConfigProblem): string {
+  return path === '' ? message : `${path}: ${message}`;
 }
 
 const maxConfigCharacters = 1_048_576;

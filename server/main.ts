@@ -7,13 +7,13 @@ import path from 'node:path';
 import { url as inspectorUrl } from 'node:inspector';
 import process from 'node:process';
 import { systemClock } from '../runtime/clock.ts';
-import { ConfigError, type Overlay } from '../runtime/config.ts';
+import { ConfigError, formatProblem, type Overlay } from '../runtime/config.ts';
 import { checkFooting } from '../runtime/floor.ts';
-import { createHealth, type HealthState } from '../runtime/health.ts';
-import { notifyServiceManager } from '../runtime/linux.ts';
+import { createHealth } from '../runtime/health.ts';
 import { createLogger, type RootLogger } from '../runtime/log.ts';
 import { createMetrics } from '../runtime/metrics.ts';
-import { createWatch, type Watch } from '../runtime/watch.ts';
+import { notifyWhenReady } from '../runtime/notify.ts';
+import { createWatch, type WatchSource } from '../runtime/watch.ts';
 import { isSpiffeError, SpiffeError } from '../spiffe/errors.ts';
 import { formatServerConfig, parseServerConfig, restartKeys, type ServerConfig } from './config.ts';
 import { keysDirectory, runServerParts, storePath } from './server.ts';
@@ -53,10 +53,7 @@ export async function runServer(flags: ServerFlags, version: string, io: ServerI
   const health = createHealth();
   // The parts declare theirs one after the other; until all have, nothing unmet does not mean ready.
   const opened = health.condition('started', 'the server is still starting');
-  const reload = (): void =>
-    void reloadConfig(flags, started, log).then((next) => {
-      if (next !== undefined) live.set(next);
-    });
+  const reload = (): void => void reloadConfig(flags, started, live, log);
   process.on('SIGHUP', reload);
   const over = new AbortController();
   try {
@@ -144,44 +141,26 @@ async function readConfig(flags: ServerFlags): Promise<ServerConfig> {
 }
 
 /** Log level, default TTLs and rates are applied at once, the rest is named; what is not valid changes nothing. */
-async function reloadConfig(flags: ServerFlags, started: ServerConfig, log: RootLogger): Promise<ServerConfig | undefined> {
+async function reloadConfig(flags: ServerFlags, started: ServerConfig, live: WatchSource<ServerConfig>, log: RootLogger): Promise<void> {
   try {
     const next = await readConfig(flags);
     log.setLevel(next.log.level);
     log.info('config.reloaded', { restart: restartKeys(started, next) });
-    return { ...started, svids: { ...started.svids, ...next.svids, jwt_issuer: started.svids.jwt_issuer }, limits: { ...next.limits, entries: started.limits.entries } };
+    live.set({ ...started, svids: { ...started.svids, ...next.svids, jwt_issuer: started.svids.jwt_issuer }, limits: { ...next.limits, entries: started.limits.entries } });
   } catch (error) {
-    const problems = error instanceof ConfigError ? error.problems.map(problemText) : undefined;
+    const problems = error instanceof ConfigError ? error.problems.map(formatProblem) : undefined;
     log.error('config.refused', { problem: problems, error });
-    return undefined;
-  }
-}
-
-async function notifyWhenReady(state: Watch<HealthState>, address: string | undefined, signal: AbortSignal): Promise<void> {
-  if (address === undefined || address === '') return;
-  for await (const { ready } of state.values(signal)) {
-    if (!ready) continue;
-    try {
-      notifyServiceManager(address, 'READY=1');
-    } catch {
-      // A service manager that does not listen is no reason not to serve.
-    }
-    return;
   }
 }
 
 function tellProblems(error: unknown, io: Pick<ServerIo, 'err'>): number {
   if (error instanceof ConfigError) {
-    for (const problem of error.problems) io.err(`${problemText(problem)}\n`);
+    for (const problem of error.problems) io.err(`${formatProblem(problem)}\n`);
     return serverExitCodes.config;
   }
   if (!isSpiffeError(error)) throw error;
   io.err(`${error.message} [${error.reason}]\n`);
   return exitCodeOf(error);
-}
-
-function problemText({ path: where, message }: { readonly path: string; readonly message: string }): string {
-  return where === '' ? message : `${where}: ${message}`;
 }
 
 function exitCodeOf(error: unknown): number {
