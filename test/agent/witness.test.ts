@@ -1,0 +1,66 @@
+import { beforeEach, expect, it } from 'vitest';
+import type { WorkloadEvent } from '../../agent/events/event.ts';
+import type { Observer } from '../../agent/observe.ts';
+import type { HeldX509Svid } from '../../agent/svids/held.ts';
+import { createWitness, type WorkloadWitness } from '../../agent/witness.ts';
+import type { Caller } from '../../agent/workload/caller.ts';
+import { SpiffeError } from '../../spiffe/errors.ts';
+import { parseSelector } from '../../spiffe/selector.ts';
+import { testEntry } from '../help/agent-server.ts';
+import { ecPair } from '../help/forge.ts';
+import { fakePeer } from '../help/peer.ts';
+
+const process = { pid: 7, startTime: '1', uid: 1, gid: 1, path: '/bin/x' };
+const entry = testEntry('/web', ['a:1']);
+const caller: Caller = { peer: fakePeer(), process, attested: () => Promise.reject(new Error('nobody attests here')) };
+const error = new SpiffeError('denied', 'issue.refused', 'no');
+const svid: HeldX509Svid = { entryId: entry.id, spiffeId: entry.spiffeId, chain: [], key: ecPair().privateKey, serial: '0a', authorityId: '', notBeforeAt: 0, expiresAt: 1, renewAt: 0, entryRevision: 0 };
+
+let recorded: Partial<WorkloadEvent>[];
+let witness: WorkloadWitness;
+beforeEach(() => {
+  recorded = [];
+  const quiet = (): void => undefined;
+  const observer = { renewed: quiet, signedToken: quiet, updated: quiet, attested: quiet } as unknown as Observer;
+  witness = createWitness(observer, { record: (event) => recorded.push(event) });
+});
+
+it('a first SVID is delivered, a later one rotated, each by its serial', () => {
+  witness.delivered(caller, svid, undefined);
+  witness.delivered(caller, { ...svid, serial: '0b' }, svid);
+  expect(recorded).toMatchObject([{ kind: 'delivered', credential: '0a', entryId: entry.id, process }, { kind: 'rotated', credential: '0b' }]);
+});
+
+it('an attestation is told with its selectors in order, bounded, and who could not say', () => {
+  const selectors = new Set(Array.from({ length: 300 }, (_, i) => parseSelector(`a:${String(299 - i).padStart(3, '0')}`)));
+  const reports = [{ attestor: 'unix', ms: 1, selectors: 300, omitted: [] }, { attestor: 'other', ms: 2, selectors: 0, reason: 'attest.deadline', omitted: [] }];
+  witness.attested(caller, { selectors, given: new Map(), reports, incomplete: true, pending: undefined });
+  expect(recorded).toMatchObject([{ kind: 'attested', reason: 'other: attest.deadline' }]);
+  expect([recorded[0]?.selectors?.length, recorded[0]?.selectors?.[0]]).toEqual([256, 'a:000']);
+});
+
+it.each([
+  ['with a jti', { jti: 'j-1' }, 'j-1'],
+  ['without one', {}, ''],
+  ['with one that is no text', { jti: 7 }, ''],
+])('a token %s is told by it, never by itself', (_name, claims, credential) => {
+  const token = `e30.${Buffer.from(JSON.stringify(claims)).toString('base64url')}.secret`;
+  const held = { entryId: entry.id, entryRevision: 0, spiffeId: entry.spiffeId, audience: ['x'], token, keyId: '', issuedAt: 0, expiresAt: 1, renewAt: 0 };
+  witness.signedToken({ entry, process, svid: held, error: undefined });
+  expect(recorded).toMatchObject([{ kind: 'delivered', credential, reason: 'jwt' }]);
+  expect(JSON.stringify(recorded)).not.toContain('secret');
+});
+
+it('refusals carry the reason; a renewal that worked is nothing to record', () => {
+  witness.refused(caller, '/m', error);
+  witness.renewed({ entry, process, before: undefined, svid: undefined, error });
+  witness.signedToken({ entry, process, svid: undefined, error });
+  witness.renewed({ entry, process, before: undefined, svid, error: undefined });
+  witness.closed(caller, '/m');
+  expect(recorded.map(({ kind, method = '', reason = '' }) => [kind, method, reason])).toEqual([
+    ['refused', '/m', 'issue.refused'],
+    ['refused', '', 'issue.refused'],
+    ['refused', '', 'issue.refused'],
+    ['closed', '/m', ''],
+  ]);
+});
