@@ -2,6 +2,7 @@
  * A node that proves itself with a certificate it was given: a whole server and a whole agent in this process, between them
  * TLS on a real port.
  */
+import { createWatch } from '../../runtime/watch.ts';
 import { createHash, X509Certificate } from 'node:crypto';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -138,7 +139,7 @@ attestors: [{ type: x509pop, ca_bundle: ${directory}/makers.pem }]
     log: silentLogger,
     metrics: createMetrics(),
     health: createHealth(),
-    live: () => config,
+    live: createWatch(config),
     onListening: (address: { readonly port: number }) => listening.resolve(address.port),
   };
   const over = runServerParts(parts, stop.signal).catch((error: unknown) => listening.reject(error));
