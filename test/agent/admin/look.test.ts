@@ -10,7 +10,7 @@ it('holds on to a process while it is asked about, and lets go', async () => {
   const seen = await withProcess(process.pid, 1_000, async (peer) => ({ pid: peer.pid, uid: peer.uid, gid: peer.gid, same: peer.stillTheSame(), signal: peer.signal }));
   expect(seen).toMatchObject({ pid: process.pid, uid: process.geteuid?.(), gid: process.getegid?.(), same: true });
   expect(seen.signal.aborted).toBe(true);
-  expect(readdirSync('/proc/self/fd').length).toBe(open);
+  expect(readdirSync('/proc/self/fd').length).toBeLessThanOrEqual(open);
 });
 
 it('T-A01: sees that the process ended meanwhile', async () => {

@@ -1,6 +1,8 @@
+import { generateKeyPairSync } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createSvidCache, type SvidCache } from '../../../agent/svids/cache.ts';
-import { generateKeys, receiveX509 } from '../../../agent/svids/receive.ts';
+import { receiveX509 } from '../../../agent/svids/receive.ts';
+import type { KeyPair } from '../../../agent/svids/signer.ts';
 import { createRenewal, type Renewal, type RenewalOutcome } from '../../../agent/svids/renew.ts';
 import type { Signer, X509Outcome, X509Request } from '../../../agent/svids/signer.ts';
 import { holdingsOf, noHoldings, type Holdings } from '../../../agent/sync/holdings.ts';
@@ -11,6 +13,12 @@ import { testAuthority, testEntry, trustDomain, type TestAuthority } from '../..
 import { createTestClock, type TestClock } from '../../help/clock.ts';
 
 const hourMs = 3_600_000;
+
+/** In the turn it is asked: a test clock cannot wait for the thread pool. */
+async function generateKeys(): Promise<KeyPair> {
+  const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  return { publicKey: publicKey.export({ type: 'spki', format: 'der' }), privateKey };
+}
 
 let clock: TestClock;
 let authority: TestAuthority;
