@@ -137,8 +137,9 @@ function idAt(text: string, key: string, index: number): number {
 }
 
 function parseId(text: string): number {
-  if (!/^\d{1,10}$/.test(text)) throw malformed();
-  return Number(text);
+  const id = /^\d{1,10}$/.test(text) ? Number(text) : Number.NaN;
+  if (!(id <= 0xffff_ffff)) throw malformed();
+  return id;
 }
 
 function malformed(): SpiffeError {

@@ -198,6 +198,7 @@ describe('parseStatus', () => {
     '',
     'Name:\tsh\n',
     text('sh').replace('\t2\t', '\t-2\t'),
+    text('sh').replace('\t2\t', '\t4294967296\t'),
     text('sh').replace('Uid:\t1\t2\t3\t4', 'Uid:\t1'),
     text('sh', 'x'),
   ])('refuses what is not of the form: %j', (broken) => {
