@@ -20,7 +20,7 @@ import { createIssuer } from '../../server/authority/issue.ts';
 import { createMemoryKeyStore } from '../../server/authority/keys-memory.ts';
 import { createMint } from '../../server/authority/mint.ts';
 import { composeProfile, defaultProfileSettings } from '../../server/authority/profile.ts';
-import { createProofPool } from '../../server/authority/proof.ts';
+import { createProofPool, type ProofPool } from '../../server/authority/proof.ts';
 import { openRotation } from '../../server/authority/rotate.ts';
 import { defaultSlotPolicy } from '../../server/authority/slots.ts';
 import { createSelfUpstream } from '../../server/authority/upstream-self.ts';
@@ -51,8 +51,18 @@ export async function openApiWorld() {
   const profile = composeProfile(defaultProfileSettings);
   const issuing = { trustDomain: exampleOrg, clock, active: rotation.active, profile: () => profile, store, keys };
   const issuer = createIssuer({ ...issuing, holdings, recordRefusals });
-  const proofs = createProofPool(1);
-  onTestFinished(() => proofs.close());
+  // Its thread is started by the tests that need it.
+  let pool: ProofPool | undefined;
+  const proofs: Pick<ProofPool, 'check'> = {
+    check(requests) {
+      if (pool === undefined) {
+        const opened = createProofPool(1);
+        onTestFinished(() => opened.close());
+        pool = opened;
+      }
+      return pool.check(requests);
+    },
+  };
   const admission = createAdmission({
     trustDomain: exampleOrg,
     clock,

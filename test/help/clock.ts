@@ -29,7 +29,7 @@ export interface TestClock extends Clock {
 }
 
 /** Real time that work outside of this thread may take before a test counts as stuck. */
-const stuckAfterMs = 15_000;
+const stuckAfterMs = 5_000;
 const settleTurns = 6;
 
 export function createTestClock(startAt: number = Date.UTC(2026, 0, 1, 12)): TestClock {
