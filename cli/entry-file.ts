@@ -126,7 +126,7 @@ function readItem(item: unknown, index: number): EntryFileItem {
 }
 
 function withoutAbsent(item: { readonly [K in keyof EntryFileItem]?: EntryFileItem[K] | undefined }): EntryFileItem {
-  return Object.fromEntries(Object.entries(item).filter(([, value]) => value !== undefined)) as EntryFileItem;
+  return Object.fromEntries(Object.entries(item).filter(([, value]) => value !== undefined));
 }
 
 function wrong(index: number, error: z.ZodError): SpiffeError {

@@ -18,7 +18,7 @@ describe('a server is looked after', () => {
   afterEach(async () => site[Symbol.asyncDispose]());
 
   const errorOf = (running: Running): readonly { readonly reason?: string; readonly message?: string }[] =>
-    [running.lines.find(({ event }) => event === 'server.ended')?.['error'] ?? []].flat() as [];
+    [running.lines.find(({ event }) => event === 'server.ended')?.['error'] ?? []].flat();
   const keys = (): string => path.join(site.directory, 'server', 'data', 'keys');
   const store = (): string => path.join(site.directory, 'server', 'data', 'store');
 
