@@ -9,6 +9,8 @@ import { type Metrics, secondsBuckets } from '../runtime/metrics.ts';
 import type { CallEnd } from '../runtime/rpc/calls.ts';
 import { SpiffeError } from '../spiffe/errors.ts';
 import { type Connection, callerName } from './api/caller.ts';
+import type { Issuer } from './authority/issue.ts';
+import type { Outcome } from './authority/sign.ts';
 
 export interface ObserverParts {
   readonly clock: Clock;
@@ -103,6 +105,22 @@ export function createObserver({ clock, log, metrics, health, read }: ObserverPa
       background[part].hold(reason);
       log.error('background.failed', { task: part, reason, error: problem });
     },
+  };
+}
+
+/** The same issuer, whose outcomes for agents are counted. */
+export function countIssued(issuer: Issuer, tell: Observer['issued']): Issuer {
+  const counted = async <T>(kind: 'x509' | 'jwt', issuing: Promise<readonly Outcome<T>[]>): Promise<readonly Outcome<T>[]> => {
+    const outcomes = await issuing;
+    const refused = outcomes.filter(({ status }) => status === 'refused').length;
+    if (outcomes.length > refused) tell(kind, 'issued', outcomes.length - refused);
+    if (refused > 0) tell(kind, 'refused', refused);
+    return outcomes;
+  };
+  return {
+    ...issuer,
+    issueX509: (requests, caller) => counted('x509', issuer.issueX509(requests, caller)),
+    issueJwt: (requests, caller) => counted('jwt', issuer.issueJwt(requests, caller)),
   };
 }
 

@@ -47,7 +47,7 @@ import { createProofPool } from './authority/proof.ts';
 import { openRotation } from './authority/rotate.ts';
 import { createSelfUpstream } from './authority/upstream-self.ts';
 import type { ServerConfig } from './config.ts';
-import { createObserver } from './observe.ts';
+import { countIssued, createObserver } from './observe.ts';
 import { createEntryRules } from './registry/entries.ts';
 import { runPruning } from './registry/prune.ts';
 import { openRegistry, type Registry } from './registry/registry.ts';
@@ -150,7 +150,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
     onProblem: (problem) => observer.problem('authorities', problem),
   });
   const issuing = { trustDomain, clock, active: rotation.active, profile, store, keys };
-  const issuer = createIssuer({ ...issuing, holdings, recordRefusals: record });
+  const issuer = countIssued(createIssuer({ ...issuing, holdings, recordRefusals: record }), (kind, outcome, count) => observer.issued(kind, outcome, count));
   const ownSvid = await openOwnSvid({ clock, issuer, onProblem: (problem) => observer.problem('own-svid', problem) });
   const proofs = createProofPool();
   cleanup.defer(() => proofs.close());
