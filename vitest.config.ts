@@ -5,15 +5,16 @@ import { defineConfig } from 'vitest/config';
 
 /** Set by the `test:scenario` and `test:long` scripts through `--mode`. */
 const modes: Readonly<Record<string, { readonly include: string[]; readonly exclude: string[] }>> = {
-  test: { include: ['test/**/*.test.ts'], exclude: ['test/**/*.process.test.ts', 'test/**/*.long.test.ts', 'test/interop/**'] },
+  test: { include: ['test/**/*.test.ts'], exclude: ['test/**/*.process.test.ts', 'test/**/*.long.test.ts', 'test/interop/**', 'test/engines/**'] },
   process: { include: ['test/**/*.process.test.ts'], exclude: [] },
+  engines: { include: ['test/engines/**/*.test.ts'], exclude: [] },
   interop: { include: ['test/interop/**/*.test.ts'], exclude: [] },
   long: { include: ['test/**/*.long.test.ts'], exclude: [] },
 };
 
 export default defineConfig(({ mode }) => {
   const chosen = modes[mode] ?? { include: ['test/**/*.test.ts'], exclude: ['test/**/*.process.test.ts'] };
-  const slow = mode === 'process' || mode === 'interop' || mode === 'long';
+  const slow = mode === 'process' || mode === 'interop' || mode === 'engines' || mode === 'long';
   return {
     test: {
       include: chosen.include,

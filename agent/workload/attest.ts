@@ -11,7 +11,7 @@ import type { Watch } from '../../runtime/watch.ts';
 import { SpiffeError, isSpiffeError } from '../../spiffe/errors.ts';
 import { isSubset } from '../../spiffe/selector.ts';
 import type { Selector, SelectorSet } from '../../spiffe/selector.ts';
-import type { Omit, WantedSelectors, WorkloadAttestor } from './attestor.ts';
+import type { AttestQuestion, Omit, WantedSelectors, WorkloadAttestor } from './attestor.ts';
 import { requireSame } from './same-process.ts';
 
 export interface AttestReport {
@@ -22,6 +22,8 @@ export interface AttestReport {
   readonly selectors: number;
   /** Why it gave none: a SpiffeError's reason, `attest.deadline` or `attest.attestor`. */
   readonly reason?: string;
+  /** Its source could not be asked, so what it gave of this process before still stands. */
+  readonly keeps?: true;
   readonly omitted: readonly { readonly what: string; readonly reason: string }[];
 }
 
@@ -35,6 +37,14 @@ export interface Attestation {
   readonly incomplete: boolean;
   /** Facts still being established: resolves, never rejects, when asking again may add selectors. */
   readonly pending: Promise<void> | undefined;
+  /** Each has another value once what an attestor said may be true no more. */
+  readonly rechecks: readonly Recheck[];
+}
+
+/** A watch as it was while an attestor answered. */
+export interface Recheck {
+  readonly watch: Watch<unknown>;
+  readonly value: unknown;
 }
 
 export interface AttestOptions {
@@ -64,8 +74,8 @@ export function createAttest(options: AttestOptions): Attest {
     const onGone = (): void => stop.abort(abortReason(peer.signal));
     peer.signal.addEventListener('abort', onGone, { once: true });
     try {
-      const question = { peer, wanted, clock, deadlineMs, signal: stop.signal };
-      const answers = await Promise.all(attestors.map((attestor) => ask(attestor, question)));
+      const asking = { peer, wanted, clock, deadlineMs, signal: stop.signal };
+      const answers = await Promise.all(attestors.map((attestor) => ask(attestor, asking)));
       signal.throwIfAborted();
       requireSame(peer);
       return assemble(answers);
@@ -80,9 +90,10 @@ interface Answer {
   readonly report: AttestReport;
   readonly selectors: readonly Selector[];
   readonly until: readonly Promise<unknown>[];
+  readonly rechecks: readonly Recheck[];
 }
 
-interface Question {
+interface Asking {
   readonly peer: Peer;
   readonly wanted: WantedSelectors;
   readonly clock: Clock;
@@ -91,11 +102,12 @@ interface Question {
 }
 
 /** Never rejects: a failure is an answer without selectors. */
-async function ask(attestor: WorkloadAttestor, question: Question): Promise<Answer> {
-  const { peer, wanted, clock, deadlineMs, signal } = question;
+async function ask(attestor: WorkloadAttestor, asking: Asking): Promise<Answer> {
+  const { peer, wanted, clock, deadlineMs, signal } = asking;
   const beganAt = clock.monotonic();
   const omitted: { what: string; reason: string }[] = [];
   const until: Promise<unknown>[] = [];
+  const rechecks: Recheck[] = [];
   let open = true;
   const omit: Omit = (what, reason, promise) => {
     if (!open) return;
@@ -103,19 +115,22 @@ async function ask(attestor: WorkloadAttestor, question: Question): Promise<Answ
     if (promise !== undefined) until.push(promise);
   };
   const stop = linkedController(signal);
-  const finish = (selectors: readonly Selector[], reason: string | undefined): Answer => {
+  const recheck: AttestQuestion['recheck'] = (watch) => {
+    if (open) rechecks.push({ watch, value: watch.value });
+  };
+  const finish = (selectors: readonly Selector[], failure: Pick<AttestReport, 'reason' | 'keeps'>): Answer => {
     open = false;
     const ms = clock.monotonic() - beganAt;
-    const report = { attestor: attestor.name, ms, selectors: selectors.length, omitted };
-    return { report: reason === undefined ? report : { ...report, reason }, selectors, until };
+    return { report: { attestor: attestor.name, ms, selectors: selectors.length, ...failure, omitted }, selectors, until, rechecks };
   };
   const deadline = clock.sleep(deadlineMs, stop.signal).then(() => {
     throw new SpiffeError('unavailable', 'attest.deadline', 'the attestor took too long');
   });
   try {
-    return finish(await Promise.race([attestor.attest(peer, wanted, stop.signal, omit), deadline]), undefined);
+    return finish(await Promise.race([attestor.attest(peer, { wanted, signal: stop.signal, omit, recheck }), deadline]), {});
   } catch (error) {
-    return finish([], error instanceof SpiffeError ? error.reason : 'attest.attestor');
+    if (!(error instanceof SpiffeError)) return finish([], { reason: 'attest.attestor' });
+    return finish([], { reason: error.reason, ...(error.kind === 'unavailable' ? { keeps: true } : {}) });
   } finally {
     deadline.catch(() => undefined);
     stop.abort(new Error('this attestation is over'));
@@ -137,6 +152,7 @@ function assemble(answers: readonly Answer[]): Attestation {
     reports,
     incomplete: failed.length > 0,
     pending: until.length === 0 ? undefined : Promise.allSettled(until).then(() => undefined),
+    rechecks: answers.flatMap((answer) => answer.rechecks),
   };
 }
 
@@ -145,12 +161,16 @@ export interface FollowOptions {
   readonly clock: Clock;
   /** In [0, 1). */
   readonly random: () => number;
+  /** Asked again after this at the latest: a process can be moved to another group of processes without a word. */
+  readonly longestMs?: number;
 }
 
+const DEFAULT_LONGEST_MS = 60_000;
+
 /**
- * Attests, and again whenever that may tell more: a pending fact is there, an attestor failed a while ago, or other
- * selectors are wanted. Yields the first attestation, then each whose selectors differ from the one before. What an
- * attestor gave once stays while it fails: the process is still the same one.
+ * Attests, and again whenever that may tell more or otherwise: a pending fact is there, an attestor failed a while ago or
+ * has another answer, other selectors are wanted, or a minute went by. Yields the first attestation, then each whose selectors differ from the one before. What an
+ * attestor gave once stays while its source cannot be asked: the process is still the same one.
  * Ends when the signal aborts; throws what `attest` throws, `attest.failed` only the first time.
  */
 export async function* followAttestation(
@@ -167,8 +187,9 @@ export async function* followAttestation(
     if (last === undefined || !sameSet(last.selectors, attestation.selectors)) yield attestation;
     last = attestation;
     failures = attestation.incomplete ? failures + 1 : 0;
-    const delayMs = failures === 0 ? undefined : backoffMs(failures, options.random(), retryPolicy);
-    await untilWorthAsking(options.clock, { wanted, asked, pending: attestation.pending, delayMs }, peer, signal);
+    const { longestMs = DEFAULT_LONGEST_MS } = options;
+    const delayMs = failures === 0 ? longestMs * (0.9 + 0.2 * options.random()) : backoffMs(failures, options.random(), retryPolicy);
+    await untilWorthAsking(options.clock, { wanted, asked, attestation, delayMs }, peer, signal);
   }
 }
 
@@ -183,19 +204,19 @@ async function attestAgain(
     const now = await attest(peer, wanted, signal);
     if (last === undefined || !now.incomplete) return now;
     const given = new Map(now.given);
-    for (const { attestor, reason } of now.reports) if (reason !== undefined) given.set(attestor, last.given.get(attestor) ?? []);
+    for (const { attestor, keeps } of now.reports) if (keeps === true) given.set(attestor, last.given.get(attestor) ?? []);
     return { ...now, given, selectors: new Set([...given.values()].flat()) };
   } catch (error) {
     if (last === undefined || !isSpiffeError(error, 'unavailable', 'attest.failed')) throw error;
-    return { ...last, incomplete: true, pending: undefined };
+    return { ...last, incomplete: true, pending: undefined, rechecks: [] };
   }
 }
 
 interface Occasions {
   readonly wanted: Watch<WantedSelectors>;
   readonly asked: WantedSelectors;
-  readonly pending: Promise<void> | undefined;
-  readonly delayMs: number | undefined;
+  readonly attestation: Attestation;
+  readonly delayMs: number;
 }
 
 /** Returns at the first occasion, or when the signal or the peer's aborts. */
@@ -208,8 +229,10 @@ async function untilWorthAsking(clock: Clock, occasions: Occasions, peer: Peer, 
   if (signal.aborted || peer.signal.aborted) onOver();
   try {
     const waits = [over.promise, otherValue(occasions.wanted, occasions.asked, stop.signal)];
-    if (occasions.pending !== undefined) waits.push(occasions.pending);
-    if (occasions.delayMs !== undefined) waits.push(clock.sleep(occasions.delayMs, stop.signal).catch(() => undefined));
+    waits.push(clock.sleep(occasions.delayMs, stop.signal).catch(() => undefined));
+    const { pending, rechecks } = occasions.attestation;
+    if (pending !== undefined) waits.push(pending);
+    for (const { watch, value } of rechecks) waits.push(otherValue(watch, value, stop.signal));
     await Promise.race(waits);
   } finally {
     signal.removeEventListener('abort', onOver);

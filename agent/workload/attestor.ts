@@ -3,6 +3,7 @@
  * attestors there are is the agent's composition; asking them all at once is `attest.ts`.
  */
 import type { Peer } from '../../runtime/peer.ts';
+import type { Watch } from '../../runtime/watch.ts';
 import type { Selector } from '../../spiffe/selector.ts';
 
 /** What the entries held now ask for, so that costly facts are only established when somebody wants them. */
@@ -19,13 +20,27 @@ export interface WantedSelectors {
  */
 export type Omit = (what: string, reason: string, until?: Promise<unknown>) => void;
 
+/** What an attestor is asked with, and what it may say besides its selectors. */
+export interface AttestQuestion {
+  readonly wanted: WantedSelectors;
+  /** Aborts when nobody waits for the answer any more: deadline, process gone, or answered. */
+  readonly signal: AbortSignal;
+  readonly omit: Omit;
+  /**
+   * Hands over a watch that has another value once the answer may be true no more; the attestor is asked again then, for
+   * as long as the connection lasts. To be called while answering, with a watch that outlives the connection or closes.
+   */
+  readonly recheck: (watch: Watch<unknown>) => void;
+}
+
 export interface WorkloadAttestor {
   /** Closed set, used as a metric label: `unix`, `systemd`, `docker`, `k8s`. */
   readonly name: string;
   /**
    * Selectors of the process, all of them attested now and in milliseconds; what takes longer is omitted until it is
-   * there. What it throws costs its own selectors only; a SpiffeError's reason is reported. The caller makes sure that
+   * there. What it throws costs its own selectors only; a SpiffeError's reason is reported. One of kind unavailable says
+   * that its source cannot be asked, and leaves what it gave before; any other takes that back. The caller makes sure that
    * the process was the same one before and after.
    */
-  attest(peer: Peer, wanted: WantedSelectors, signal: AbortSignal, omit: Omit): Promise<readonly Selector[]>;
+  attest(peer: Peer, question: AttestQuestion): Promise<readonly Selector[]>;
 }

@@ -34,7 +34,7 @@ it('a first SVID is delivered, a later one rotated, each by its serial', () => {
 it('an attestation is told with its selectors in order, bounded, and who could not say', () => {
   const selectors = new Set(Array.from({ length: 300 }, (_, i) => parseSelector(`a:${String(299 - i).padStart(3, '0')}`)));
   const reports = [{ attestor: 'unix', ms: 1, selectors: 300, omitted: [] }, { attestor: 'other', ms: 2, selectors: 0, reason: 'attest.deadline', omitted: [] }];
-  witness.attested(caller, { selectors, given: new Map(), reports, incomplete: true, pending: undefined });
+  witness.attested(caller, { selectors, given: new Map(), reports, incomplete: true, pending: undefined, rechecks: [] });
   expect(recorded).toMatchObject([{ kind: 'attested', reason: 'other: attest.deadline' }]);
   expect([recorded[0]?.selectors?.length, recorded[0]?.selectors?.[0]]).toEqual([256, 'a:000']);
 });

@@ -57,7 +57,7 @@ export function createUnixAttestor(options: UnixAttestorOptions): UnixAttestor {
   const hashes = createImageHashes({ clock, ...(hashLimitBytes === undefined ? {} : { limitBytes: hashLimitBytes }) });
   return {
     name: 'unix',
-    attest: async (peer, wanted, _signal, omit) => {
+    attest: async (peer, { wanted, omit }) => {
       const ids = mappedOf(parseStatus(readStatus(peer.pid), groupLimit), overflow, omit);
       const selectors = [
         unix('uid', ids.uid),

@@ -116,7 +116,7 @@ function build(more: Partial<WorkloadApiOptions> = {}): Methods {
 }
 
 function call(method = '/SpiffeWorkloadAPI/Any'): Call {
-  const attestation: Attestation = { selectors: new Set(['a:1', 'b:1'].map(parseSelector)), given: new Map(), reports: [], incomplete: false, pending: undefined };
+  const attestation: Attestation = { selectors: new Set(['a:1', 'b:1'].map(parseSelector)), given: new Map(), reports: [], incomplete: false, pending: undefined, rechecks: [] };
   const caller: Caller = { peer, process: { pid: 7, startTime: '1', uid: 1, gid: 1, path: '' }, attested: async () => createWatch(attestation) };
   return { signal: stop.signal, connection: caller, metadata: new Metadata(), method, requestId: '1', deadlineAt: undefined };
 }

@@ -3,6 +3,7 @@ import { createAttest, followAttestation } from '../../../agent/workload/attest.
 import type { Attestation } from '../../../agent/workload/attest.ts';
 import type { Omit, WantedSelectors, WorkloadAttestor } from '../../../agent/workload/attestor.ts';
 import { createWatch } from '../../../runtime/watch.ts';
+import type { Watch } from '../../../runtime/watch.ts';
 import { SpiffeError } from '../../../spiffe/errors.ts';
 import { parseSelector } from '../../../spiffe/selector.ts';
 import { createTestClock } from '../../help/clock.ts';
@@ -15,6 +16,7 @@ interface Scripted extends WorkloadAttestor {
   /** What it does from now on. */
   says: readonly string[] | Error | 'nothing, ever';
   omits: Parameters<Omit> | undefined;
+  changes: Watch<unknown> | undefined;
   asked: number;
   during: () => void;
   stopped: boolean;
@@ -25,13 +27,15 @@ function attestor(name: string, says: Scripted['says']): Scripted {
     name,
     says,
     omits: undefined,
+    changes: undefined,
     asked: 0,
     during: () => undefined,
     stopped: false,
-    async attest(_peer, _wanted, signal, omit) {
+    async attest(_peer, { signal, omit, recheck }) {
       one.asked += 1;
       one.during();
       if (one.omits !== undefined) omit(...one.omits);
+      if (one.changes !== undefined) recheck(one.changes);
       if (one.says instanceof Error) throw one.says;
       if (one.says !== 'nothing, ever') return one.says.map(parseSelector);
       signal.addEventListener('abort', () => (one.stopped = true));
@@ -80,7 +84,7 @@ describe('createAttest', () => {
     await clock.advance(1);
     const { selectors, reports } = await answer;
     expect([...selectors]).toEqual(['unix:uid:1']);
-    expect(reports[1]).toEqual({ attestor: 'docker', ms: 1000, selectors: 0, reason: 'attest.deadline', omitted: [] });
+    expect(reports[1]).toEqual({ attestor: 'docker', ms: 1000, selectors: 0, reason: 'attest.deadline', keeps: true, omitted: [] });
     expect(slow.stopped).toBe(true);
     expect(clock.sleepers).toBe(0);
   });
@@ -158,7 +162,7 @@ describe('followAttestation', () => {
   const sets = (seen: readonly Attestation[]): readonly string[] => seen.map(({ selectors }) => [...selectors].join(' '));
 
   it('asks again while one fails, ever more rarely, and yields only what is new', async () => {
-    const docker = attestor('docker', new Error('away'));
+    const docker = attestor('docker', new SpiffeError('unavailable', 'docker.socket', 'away'));
     const { clock, seen, stop, ended } = follow([attestor('unix', ['unix:uid:1']), docker]);
     await clock.advance(60_000);
     expect(sets(seen)).toEqual(['unix:uid:1']);
@@ -168,8 +172,8 @@ describe('followAttestation', () => {
     await clock.advance(15_000);
     expect(sets(seen)).toEqual(['unix:uid:1', 'unix:uid:1 docker:image_id:a']);
     const { asked } = docker;
-    await clock.advance(3_600_000);
-    expect(docker.asked).toBe(asked);
+    await clock.advance(600_000);
+    expect(docker.asked).toBe(asked + 10);
     stop.abort(new Error('over'));
     await ended;
     expect(clock.sleepers).toBe(0);
@@ -205,15 +209,53 @@ describe('followAttestation', () => {
     const unix = attestor('unix', ['unix:uid:1']);
     const { clock, seen, wanted } = follow([unix, docker]);
     await clock.settle();
-    docker.says = new Error('away');
+    docker.says = new SpiffeError('unavailable', 'docker.socket', 'away');
     wanted.set({ asks: () => true });
     await clock.advance(1000);
-    unix.says = new Error('away too');
+    unix.says = new SpiffeError('unavailable', 'unix.process.hidden', 'hidden');
     await clock.advance(60_000);
     expect(sets(seen)).toEqual(['unix:uid:1 docker:image_id:a']);
     unix.says = ['unix:uid:2'];
     await clock.advance(15_000);
     expect(sets(seen).at(-1)).toBe('unix:uid:2 docker:image_id:a');
+  });
+
+  it.each([
+    ['that it may not be believed', new SpiffeError('denied', 'container.ambiguous', 'two containers')],
+    ['nothing that is known', new Error('bug')],
+  ])('takes back what an attestor said once it says %s', async (_says, error) => {
+    const docker = attestor('docker', ['docker:image_id:a']);
+    const { clock, seen } = follow([attestor('unix', ['unix:uid:1']), docker]);
+    await clock.settle();
+    docker.says = error;
+    await clock.advance(60_000);
+    expect(sets(seen)).toEqual(['unix:uid:1 docker:image_id:a', 'unix:uid:1']);
+  });
+
+  it('asks again when an attestor has another answer, and only then', async () => {
+    const k8s = attestor('k8s', ['k8s:pod-label:app:a']);
+    const labels = createWatch('a');
+    k8s.changes = labels;
+    const { clock, seen, stop, ended } = follow([k8s]);
+    await clock.advance(1000);
+    expect(k8s.asked).toBe(1);
+    k8s.says = ['k8s:pod-label:app:b'];
+    labels.set('b');
+    await clock.settle();
+    expect(sets(seen)).toEqual(['k8s:pod-label:app:a', 'k8s:pod-label:app:b']);
+    expect(k8s.asked).toBe(2);
+    stop.abort(new Error('over'));
+    await ended;
+    expect(clock.sleepers).toBe(0);
+  });
+
+  it('asks again within a minute, whatever happens', async () => {
+    const systemd = attestor('systemd', ['systemd:id:a.service']);
+    const { clock, seen } = follow([systemd]);
+    await clock.settle();
+    systemd.says = ['systemd:id:b.service'];
+    await clock.advance(66_000);
+    expect(sets(seen)).toEqual(['systemd:id:a.service', 'systemd:id:b.service']);
   });
 
   it('the first time, all failing is thrown', async () => {

@@ -11,7 +11,7 @@ const attestation = (...selectors: readonly string[]): Attestation => ({
   given: new Map(),
   reports: [],
   incomplete: false,
-  pending: undefined,
+  pending: undefined, rechecks: [],
 });
 const { signal } = new AbortController();
 

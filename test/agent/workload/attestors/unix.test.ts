@@ -19,7 +19,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { WantedSelectors } from '../../../../agent/workload/attestor.ts';
+import type { Omit, WantedSelectors } from '../../../../agent/workload/attestor.ts';
 import { createUnixAttestor, parseStatus } from '../../../../agent/workload/attestors/unix.ts';
 import type { UnixAttestor, UnixAttestorOptions } from '../../../../agent/workload/attestors/unix.ts';
 import { systemClock } from '../../../../runtime/clock.ts';
@@ -100,10 +100,11 @@ interface Facts {
 async function attest(one: UnixAttestor, { peer }: HeldPeer, wanted: WantedSelectors = nothing): Promise<Facts> {
   const omitted: Record<string, string> = {};
   let until: Promise<unknown> | undefined;
-  const selectors = await one.attest(peer, wanted, forever, (what, reason, promise) => {
+  const omit: Omit = (what, reason, promise) => {
     omitted[what] = reason;
     until = promise;
-  });
+  };
+  const selectors = await one.attest(peer, { wanted, signal: forever, omit, recheck: () => undefined });
   return { selectors, omitted, until };
 }
 
