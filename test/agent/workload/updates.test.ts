@@ -28,6 +28,7 @@ const attested = (selectors: readonly string[], pending?: Promise<void>): Attest
   given: new Map(),
   reports: [],
   incomplete: false,
+  rechecks: [],
   pending,
 });
 
