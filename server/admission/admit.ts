@@ -45,7 +45,7 @@ export interface AdmissionDeps {
 export interface Admission {
   /**
    * @throws conflict `admission.unknown-type`, invalid `admission.agent-id`, `admission.csr`, `token.unknown|expired`, denied
-   *   `agent.banned`, limited `admission.failures|queue`, and what verifier, store and keys throw
+   *   `agent.banned|already-attested`, limited `admission.failures|queue`, and what verifier, store and keys throw
    */
   admit(
     evidence: NodeEvidence,
@@ -67,7 +67,7 @@ export function createAdmission(deps: AdmissionDeps): Admission {
   const verifiers = new Map(deps.verifiers.map((verifier) => [verifier.type, verifier]));
 
   const record = async (node: VerifiedNode, type: string, publicKey: Uint8Array, scope: Scope): Promise<AdmittedNode> => {
-    const { agentId, canReattest, tokenHash } = node;
+    const { agentId, canReattest, tokenHash, firstUseOnly = false } = node;
     checkAgentId(agentId, trustDomain);
     if (agents.get(agentId)?.serial === '') throw banned(agentId);
     const svid = issuer.prepareAgentSvid({ agentId, publicKey, reason: 'attested' });
@@ -83,7 +83,7 @@ export function createAdmission(deps: AdmissionDeps): Admission {
       agentVersion: '',
       attestedAt: scope.at,
     };
-    await store.admitAgent({ agent, tokenHash, intent: svid.intent }, scope);
+    await store.admitAgent({ agent, tokenHash, firstUseOnly, intent: svid.intent }, scope);
     return { svid: await svid.complete(), canReattest };
   };
 

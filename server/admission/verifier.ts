@@ -17,6 +17,8 @@ export interface VerifiedNode {
   readonly selectors: readonly Selector[];
   /** Whether the same kind of evidence can be shown again. */
   readonly canReattest: boolean;
+  /** The evidence could be shown by whoever once read it, so it makes an agent once and never again. */
+  readonly firstUseOnly?: boolean;
   /** Of a token that has yet to be spent, in the transaction that records the agent. */
   readonly tokenHash: string | undefined;
 }

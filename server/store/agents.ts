@@ -26,15 +26,19 @@ export async function loadAgents(session: Session): Promise<readonly AgentRecord
   return (await session.all(session.db.selectFrom('agent').selectAll().orderBy('row'))).map(readAgent);
 }
 
-/** @throws invalid `token.unknown`, denied `agent.banned` */
+/** @throws invalid `token.unknown`, denied `agent.banned|already-attested` */
 export async function admitAgent(
   transaction: Transaction,
-  { agent, tokenHash, intent }: AdmitAgent,
+  { agent, tokenHash, firstUseOnly = false, intent }: AdmitAgent,
   scope: Scope,
 ): Promise<AgentRecord | KeptRefusal> {
   const { session } = transaction;
   const known = await findAgent(session, agent.id);
   if (known?.serial === '') throw banned(agent.id);
+  if (firstUseOnly && known !== undefined) {
+    const message = 'failed to attest: the attestation data was already used to attest an agent';
+    throw new SpiffeError('denied', 'agent.already-attested', message, { detail: { agentId: agent.id } });
+  }
   let aliasEntryId = known?.alias_entry_id ?? '';
   if (tokenHash !== undefined) {
     const token = await takeToken(transaction, tokenHash);

@@ -196,6 +196,8 @@ export interface AdmitAgent {
   readonly agent: AgentRecord;
   /** The token to spend, or `undefined` for other kinds of evidence. */
   readonly tokenHash: string | undefined;
+  /** Refuse an agent that there is a record of. */
+  readonly firstUseOnly?: boolean;
   readonly intent: CredentialIntent;
 }
 
@@ -226,7 +228,7 @@ export interface Store {
   /**
    * Spends the token if there is one, writes its alias entry, the agent's record and the intent of its SVID. An expired
    * token is spent all the same.
-   * @throws invalid `token.unknown|expired`, denied `agent.banned`
+   * @throws invalid `token.unknown|expired`, denied `agent.banned|already-attested`
    */
   admitAgent(admission: AdmitAgent, scope: Scope): Promise<AgentRecord>;
   /** Records a renewed SVID as pending. @throws missing `agent.unknown`, denied `agent.banned` */

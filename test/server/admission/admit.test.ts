@@ -70,6 +70,19 @@ describe('admit', () => {
     expect((await world.store.listCredentials({}, 10, '')).items).toHaveLength(1);
   });
 
+  it('T-B02: evidence that makes an agent once makes it once, also of 50 at a time', async () => {
+    const once: Verifier = {
+      type: 'mirror',
+      verify: async (payload, challenge, context) => ({ ...(await mirror.verify(payload, challenge, context)), firstUseOnly: true, canReattest: false }),
+    };
+    const world = await createAdmissionWorld({ verifiers: [once], limits: { failureMs: 0 } });
+    const attempts = await Promise.allSettled(Array.from({ length: 50 }, (_, index) => show(world, 'node-1', reversed, `192.0.2.${index}`)));
+    const reasons = attempts.flatMap((attempt) => (attempt.status === 'rejected' ? [(attempt.reason as SpiffeError).reason] : []));
+    expect(reasons).toEqual(Array.from({ length: 49 }, () => 'agent.already-attested'));
+    expect(world.agents.size).toBe(1);
+    expect((await world.store.listCredentials({}, 10, '')).items).toHaveLength(1);
+  });
+
   it('T-B03: refuses tokens that could be more than one segment, in the words of an unknown one', async () => {
     const world = await createAdmissionWorld({ limits: { failureMs: 0 } });
     await withToken(world);
