@@ -319,7 +319,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
       rpcService<typeof definition, Caller>(definition, handlers),
     ),
     isReady: () => known,
-    admin: { attest, wanted: () => wanted.wanted.value, entries: () => cache.entries() },
+    admin: { attest, entries: () => cache.entries() },
     status: () => ({
       version,
       agentId: identity.identity.value?.svid.spiffeId ?? '',

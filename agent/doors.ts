@@ -28,7 +28,7 @@ export interface DoorParts {
   readonly reflection: readonly RpcService<Caller>[];
   /** Whether something is known to answer by, from memory too, whatever the state of the connection to the server. */
   readonly isReady: () => boolean;
-  readonly admin: Pick<AdminApiOptions, 'attest' | 'wanted' | 'entries'>;
+  readonly admin: Pick<AdminApiOptions, 'attest' | 'entries'>;
   readonly status: () => Omit<AgentStatus, 'kernelTier'>;
 }
 

@@ -9,10 +9,11 @@ import type { Status } from '../../proto/gen/steeple/agent/v1/Status.ts';
 import { explainMatch, type MatchDistance } from '../../spiffe/authorize.ts';
 import type { RegistrationEntry } from '../../spiffe/entry.ts';
 import { canonicalSelectors } from '../../spiffe/selector.ts';
+import { linkedController } from '../../runtime/abort.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { CallContext, ServiceHandlers } from '../../runtime/rpc/handlers.ts';
 import type { Peer } from '../../runtime/peer.ts';
-import type { Attest } from '../workload/attest.ts';
+import type { Attest, Attestation } from '../workload/attest.ts';
 import type { WantedSelectors } from '../workload/attestor.ts';
 import { withProcess } from './look.ts';
 
@@ -37,11 +38,14 @@ export interface AdminApiOptions {
   readonly clock: Clock;
   readonly status: () => AgentStatus;
   readonly attest: Attest;
-  readonly wanted: () => WantedSelectors;
   /** Every held entry. */
   readonly entries: () => Iterable<RegistrationEntry>;
 }
 
+/** Who asks wants to see what entries could be written of, and not only what those there are ask for. */
+const everything: WantedSelectors = { asks: () => true };
+/** For facts that are still being established. */
+const patienceMs = 5_000;
 const closestShown = 5;
 const matchesShown = 1_000;
 
@@ -54,7 +58,7 @@ export function adminApi(options: AdminApiOptions): ServiceHandlers<AdminDefinit
 }
 
 async function explain(options: AdminApiOptions, peer: Peer, signal: AbortSignal): Promise<Explanation> {
-  const attestation = await options.attest(peer, options.wanted(), signal);
+  const attestation = await attestAll(options, peer, signal);
   const distances = explainMatch(attestation.selectors, options.entries(), matchesShown);
   const matches = distances.filter(({ missing }) => missing.length === 0);
   return {
@@ -68,6 +72,16 @@ async function explain(options: AdminApiOptions, peer: Peer, signal: AbortSignal
     matches: matches.map(matchToMessage),
     closest: distances.filter(({ missing }) => missing.length > 0).slice(0, closestShown).map(matchToMessage),
   };
+}
+
+async function attestAll({ attest, clock }: AdminApiOptions, peer: Peer, signal: AbortSignal): Promise<Attestation> {
+  const first = await attest(peer, everything, signal);
+  if (first.pending === undefined) return first;
+  const patience = linkedController(signal);
+  await Promise.race([first.pending, clock.sleep(patienceMs, patience.signal).catch(() => undefined)]);
+  patience.abort(new Error('waited enough'));
+  patience.unlink();
+  return attest(peer, everything, signal);
 }
 
 function matchToMessage({ entry, missing }: MatchDistance<RegistrationEntry>): EntryMatch {
