@@ -8,6 +8,7 @@ import { lineOf, loadAverage, processorTimes, stealPercent, type Bench } from '.
 import { attesting, idleAgents } from './fleet.ts';
 import { issueBench } from './issue.ts';
 import { microBench } from './parts.ts';
+import { hashing, starting } from './starting.ts';
 import { firstMessage, flood, openStreams } from './workload.ts';
 
 const benches: readonly Bench[] = [
@@ -17,6 +18,8 @@ const benches: readonly Bench[] = [
   firstMessage,
   openStreams,
   flood,
+  starting,
+  hashing,
   attesting,
   idleAgents,
   deliveryBench('delivery-1k', 1_000, 90),

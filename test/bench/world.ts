@@ -119,8 +119,14 @@ async function fill(file: string, entries: number): Promise<void> {
   if (kept !== undefined) await copyFile(file, kept);
 }
 
-/** With per-user limits lifted unless `limited`. */
-export async function startAgent(world: ServerWorld, { limited = false }: { readonly limited?: boolean } = {}): Promise<AgentWorld> {
+export interface AgentSettings {
+  /** Otherwise per-user limits are lifted. */
+  readonly limited?: boolean;
+  /** The section of this name. */
+  readonly workload?: Readonly<Record<string, unknown>>;
+}
+
+export async function startAgent(world: ServerWorld, { limited = false, workload = {} }: AgentSettings = {}): Promise<AgentWorld> {
   const { token, agent: agentPath } = await world.operator.createToken();
   const root = path.join(world.directory, 'agent');
   await mkdir(root, { recursive: true, mode: 0o755 });
@@ -136,6 +142,7 @@ export async function startAgent(world: ServerWorld, { limited = false }: { read
       admin_socket_path: path.join(root, 'private', 'admin.sock'),
       trust_bundle: { path: world.bundleFile, format: 'pem' },
       attestor: { type: 'join_token', token },
+      workload,
       ...(!limited && { limits: { connects_per_second_per_user: 1_000_000, connections_per_user: 10_000, calls_per_user: 10_000 } }),
     }),
     { mode: 0o600 },
