@@ -12,6 +12,8 @@ import type { FileDescriptorProto } from './gen/google/protobuf/FileDescriptorPr
 import type { HealthDefinition } from './gen/grpc/health/v1/Health.ts';
 import type { ServerReflectionDefinition } from './gen/grpc/reflection/v1/ServerReflection.ts';
 import type { ServerReflectionDefinition as AlphaReflectionDefinition } from './gen/grpc/reflection/v1alpha/ServerReflection.ts';
+import type { ImageServiceDefinition } from './gen/runtime/v1/ImageService.ts';
+import type { RuntimeServiceDefinition } from './gen/runtime/v1/RuntimeService.ts';
 import type { AgentDefinition } from './gen/spire/api/server/agent/v1/Agent.ts';
 import type { BundleDefinition } from './gen/spire/api/server/bundle/v1/Bundle.ts';
 import type { DebugDefinition } from './gen/spire/api/server/debug/v1/Debug.ts';
@@ -35,6 +37,8 @@ export interface ServiceDefinitions {
   readonly 'grpc.health.v1.Health': HealthDefinition;
   readonly 'grpc.reflection.v1.ServerReflection': ServerReflectionDefinition;
   readonly 'grpc.reflection.v1alpha.ServerReflection': AlphaReflectionDefinition;
+  readonly 'runtime.v1.ImageService': ImageServiceDefinition;
+  readonly 'runtime.v1.RuntimeService': RuntimeServiceDefinition;
   readonly 'spire.api.server.agent.v1.Agent': AgentDefinition;
   readonly 'spire.api.server.bundle.v1.Bundle': BundleDefinition;
   readonly 'spire.api.server.debug.v1.Debug': DebugDefinition;
@@ -68,6 +72,8 @@ const files: Record<ServiceName | MessageName, string> = {
   'grpc.reflection.v1alpha.ServerReflection': 'grpc/reflection/v1alpha/reflection.proto',
   'google.rpc.ErrorInfo': 'google/rpc/error_details.proto',
   'google.rpc.Status': 'google/rpc/status.proto',
+  'runtime.v1.ImageService': 'runtime/v1/api.proto',
+  'runtime.v1.RuntimeService': 'runtime/v1/api.proto',
   'spire.api.server.agent.v1.Agent': 'spire/api/server/agent/v1/agent.proto',
   'spire.api.server.bundle.v1.Bundle': 'spire/api/server/bundle/v1/bundle.proto',
   'spire.api.server.debug.v1.Debug': 'spire/api/server/debug/v1/debug.proto',

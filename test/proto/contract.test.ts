@@ -25,6 +25,7 @@ function shapes(): Table {
     'google.rpc.ErrorInfo',
     'google.rpc.Status',
     'grpc.health.v1.Health',
+    'runtime.v1.RuntimeService',
     'spire.api.server.agent.v1.Agent',
     'spire.api.server.bundle.v1.Bundle',
     'spire.api.server.debug.v1.Debug',
