@@ -7,6 +7,7 @@ import { z } from 'zod';
 import { absolutePath, duration, type Overlay, parseConfig, parsed, port, section, socketPath } from '../runtime/config.ts';
 import { logLevels } from '../runtime/log.ts';
 import { parseTrustDomain } from '../spiffe/id.ts';
+import { nodeAttestor } from './admission/config.ts';
 
 const keyType = z.enum(['ec-p256', 'ec-p384', 'rsa-2048', 'rsa-4096']).default('ec-p256');
 
@@ -15,15 +16,6 @@ const authority = section({
   /** Of the authority itself; what it signs ends with it at the latest. */
   ttl: duration({ min: '30s', max: '3650d' }).prefault('24h'),
 });
-
-const attestor = z.discriminatedUnion('type', [
-  section({ type: z.literal('join_token') }),
-  section({
-    type: z.literal('x509pop'),
-    /** PEM file with the authorities whose certificates convince. */
-    ca_bundle: absolutePath(),
-  }),
-]);
 
 const rate = (standard: number): z.ZodDefault<z.ZodInt> => z.int().min(0).max(1_000_000).default(standard);
 const ttl = (standard: string) => duration({ min: '1s', max: '365d' }).prefault(standard);
@@ -66,7 +58,7 @@ export const schema = section({
     jwt_ttl: ttl('5m'),
     jwt_issuer: z.string().min(1).max(2048).optional(),
   }).prefault({}),
-  attestors: z.array(attestor).default([{ type: 'join_token' }]),
+  attestors: z.array(nodeAttestor).default([{ type: 'join_token' }]),
   limits: section({
     entries: z.int().min(1).max(10_000_000).default(1_500_000),
     /** Calls or items a second of one caller; 0 is no limit. */

@@ -5,7 +5,7 @@
 import path from 'node:path';
 import { loadServices } from '../proto/load.ts';
 import type { Clock } from '../runtime/clock.ts';
-import { ensurePrivateDirectory, readPrivateFile, readTrustedFile } from '../runtime/files.ts';
+import { ensurePrivateDirectory, readPrivateFile } from '../runtime/files.ts';
 import { type Health, openHealthPages } from '../runtime/health.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Metrics } from '../runtime/metrics.ts';
@@ -15,13 +15,9 @@ import type { TlsIdentity } from '../runtime/tls.ts';
 import { createWatch, type Watch, type WatchSource } from '../runtime/watch.ts';
 import { isSpiffeError, SpiffeError } from '../spiffe/errors.ts';
 import type { SpiffeId, TrustDomain } from '../spiffe/id.ts';
-import { parsePemCertificates } from '../spiffe/pem.ts';
 import { createAdmission } from './admission/admit.ts';
-import { joinTokenVerifier } from './admission/join-token.ts';
 import { createAdmissionGate } from './admission/limits.ts';
 import { authorizeAgent } from './admission/standing.ts';
-import type { Verifier } from './admission/verifier.ts';
-import { createX509PopVerifier } from './admission/x509-pop.ts';
 import { createAgentsApi } from './api/agents.ts';
 import { type BudgetRates, createBudgets } from './api/budget.ts';
 import { createBundlesApi } from './api/bundles.ts';
@@ -53,6 +49,7 @@ import { runPruning } from './registry/prune.ts';
 import { openRegistry, type Registry } from './registry/registry.ts';
 import { openSqliteStore } from './store/sqlite.ts';
 import type { Store } from './store/store.ts';
+import { openVerifiers } from './verifiers.ts';
 
 export interface ServerParts {
   readonly config: ServerConfig;
@@ -170,10 +167,12 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
   });
 
   // Who may do what.
+  const verifiers = await openVerifiers(config.attestors, clock);
+  cleanup.defer(() => verifiers.close());
   const admission = createAdmission({
     trustDomain,
     clock,
-    verifiers: await verifiersOf(config),
+    verifiers: verifiers.all,
     gate: createAdmissionGate(clock),
     agents,
     issuer,
@@ -375,19 +374,3 @@ async function sealingSecret({ keys }: ServerConfig): Promise<SealingSecret | un
   if (passphrase === '') throw new SpiffeError('invalid', 'keys.passphrase', `the first line of ${keys.passphrase_file} is empty`);
   return { type: 'passphrase', passphrase };
 }
-
-async function verifiersOf(config: ServerConfig): Promise<readonly Verifier[]> {
-  const verifiers: Verifier[] = [];
-  for (const attestor of config.attestors) {
-    switch (attestor.type) {
-      case 'join_token':
-        verifiers.push(joinTokenVerifier);
-        break;
-      case 'x509pop':
-        verifiers.push(createX509PopVerifier({ authorities: parsePemCertificates(String(await readTrustedFile(attestor.ca_bundle))) }));
-        break;
-    }
-  }
-  return verifiers;
-}
-
