@@ -24,7 +24,7 @@ export interface ClusterAuthority {
 
 const validity = [Date.UTC(2020, 0, 1), Date.UTC(2049, 0, 1)] as const;
 
-export function createClusterAuthority(commonName = 'kubernetes'): ClusterAuthority {
+export function createClusterAuthority(commonName = 'kubernetes-ca'): ClusterAuthority {
   const pair = ecPair();
   const issuer = nameOf(commonName);
   const ca = forgeCertificate({
