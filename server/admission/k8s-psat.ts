@@ -77,7 +77,9 @@ const extraPodUid = 'authentication.kubernetes.io/pod-uid';
 export function createK8sPsatVerifier(options: K8sPsatOptions, open: OpenApi = openKubernetesApi): K8sPsatVerifier {
   for (const [index, cluster] of options.clusters.entries()) {
     checkCluster(cluster);
-    if (options.clusters.findIndex(({ name }) => name === cluster.name) !== index) throw misconfigured(cluster, 'is listed twice');
+    if (options.clusters.findIndex(({ name }) => name === cluster.name) !== index) {
+      throw misconfigured(cluster, 'is listed twice');
+    }
   }
   const clusters = new Map(options.clusters.map((each) => [each.name, openCluster(each, open(each.apiServer, options.clock))]));
   return {

@@ -15,8 +15,15 @@ export type ApiServerAddress = {
   /** PEM of the authorities its certificate chains to; those of the system if absent. */
   readonly ca?: string;
 } & (
-  | /** Bearer token of this server's own, read again for each question, since kubelets replace it. */ { readonly tokenFile: string }
-  | /** PEM of a client certificate and its key. */ { readonly certificate: string; readonly key: string }
+  | {
+      /** Bearer token of this server's own, read again for each question, since kubelets replace it. */
+      readonly tokenFile: string;
+    }
+  | {
+      /** PEM of a client certificate, and of its key. */
+      readonly certificate: string;
+      readonly key: string;
+    }
 );
 
 export interface TokenReview {
@@ -117,7 +124,8 @@ export function openKubernetesApi(address: ApiServerAddress, clock: Clock): Kube
       return podOf(pod, metadata);
     },
     async node(name) {
-      const node = await ask('node', { path: `/api/v1/nodes/${encodeURIComponent(name)}`, maxBytes: maxObjectBytes }, 'Node', 'v1');
+      const path = `/api/v1/nodes/${encodeURIComponent(name)}`;
+      const node = await ask('node', { path, maxBytes: maxObjectBytes }, 'Node', 'v1');
       const metadata = metadataOf(node, 'node', name);
       return { uid: uidOf(metadata, 'node'), labels: labelsOf(metadata, 'node') };
     },
@@ -228,5 +236,5 @@ function memberObject(object: JsonObject, name: string, what: string): JsonObjec
 }
 
 function unreadable(what: string, how: string, cause?: unknown): SpiffeError {
-  return new SpiffeError('invalid', 'kubernetes.answer', `the API server's answer to the question for a ${what} ${how}`, { cause });
+  return new SpiffeError('invalid', 'kubernetes.answer', `what the API server answers for a ${what} ${how}`, { cause });
 }
