@@ -2,7 +2,7 @@
  * Evidence: the identity token of a Compute Engine instance, signed by Google for this very purpose. It says which instance
  * asked, not that the one who shows it runs there, so it makes an agent once; what only Google's APIs could tell is left out.
  */
-import { isSpiffeError, SpiffeError } from '../../spiffe/errors.ts';
+import { SpiffeError } from '../../spiffe/errors.ts';
 import { composeSpiffeId } from '../../spiffe/id.ts';
 import { isJsonObject, type JsonObject } from '../../spiffe/json.ts';
 import { composeSelector } from '../../spiffe/selector.ts';
@@ -120,7 +120,7 @@ function verifyToken(token: string, keys: JwsKeys, at: number): SignedClaims {
   } catch (cause) {
     if (!(cause instanceof SpiffeError) || cause.kind === 'denied') throw cause;
     const message = told(`the identity token is not verified: ${cause.message}`);
-    if (isSpiffeError(cause, 'unauthenticated', 'jws.expired') || isSpiffeError(cause, 'unauthenticated', 'jws.not-yet')) {
+    if (cause.reason === 'jws.expired' || cause.reason === 'jws.not-yet') {
       throw new SpiffeError('denied', 'gcp-iit.expired', message, { cause });
     }
     if (cause.kind === 'unauthenticated') throw new SpiffeError('invalid', 'gcp-iit.signature', message, { cause });
