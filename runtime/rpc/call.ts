@@ -31,6 +31,11 @@ export interface RpcClientOptions {
   /** Without it the connection is plain, as on a Unix socket. */
   readonly security?: ClientSecurity;
   readonly maxReceiveBytes?: number;
+  /**
+   * False to send no pings: towards a server of the same machine, which cannot go unnoticed, and of gRPC for Go, which cuts
+   * whoever pings more than once in five minutes.
+   */
+  readonly keepalive?: boolean;
 }
 
 export interface CallOptions {
@@ -228,7 +233,7 @@ export function createRpcClient(options: RpcClientOptions): RpcClient {
 function channelOptions(options: RpcClientOptions): ChannelOptions {
   return {
     'grpc.max_receive_message_length': options.maxReceiveBytes ?? defaultMaxReceive,
-    'grpc.keepalive_time_ms': 20_000,
+    'grpc.keepalive_time_ms': options.keepalive === false ? -1 : 20_000,
     'grpc.keepalive_timeout_ms': 20_000,
     'grpc.enable_retries': 0,
     'grpc.service_config_disable_resolution': 1,
