@@ -71,8 +71,8 @@ export const fromRoot: readonly Layout[] = [
 const fromWithin: readonly Layout[] = [
   ...fromRoot,
   layout('containerd', `(?:kubepods/)?${inPod}`),
-  layout('libpod', `(?:[0-9a-f]{64}/)?libpod-${id}`),
-  layout('libpod', `libpod-payload-${id}`),
+  // Without the pod in between: a bare id there may as well be somebody's container.
+  layout('libpod', `libpod-(?:payload-)?${id}`),
   layout('crio', `crio-${id}`),
   layout('docker', String.raw`(?<slices>(?:[^/]+\.slice/)*)${scope}`, false),
 ];
