@@ -5,9 +5,14 @@
 import type { Clock } from '../runtime/clock.ts';
 import { readPrivateFile, readTrustedFile } from '../runtime/files.ts';
 import { parsePemCertificates } from '../spiffe/pem.ts';
+import { createAwsIidVerifier } from './admission/aws-iid.ts';
+import { createAzureImdsVerifier } from './admission/azure-imds.ts';
 import type { NodeAttestorConfig } from './admission/config.ts';
+import { createGcpIitVerifier } from './admission/gcp-iit.ts';
 import { joinTokenVerifier } from './admission/join-token.ts';
 import { createK8sPsatVerifier, type K8sPsatCluster } from './admission/k8s-psat.ts';
+import { createOidcCiVerifier } from './admission/oidc-ci.ts';
+import type { OidcCiTrust } from './admission/oidc-ci-trust.ts';
 import { createTpmDevidVerifier } from './admission/tpm/devid.ts';
 import type { Verifier } from './admission/verifier.ts';
 import { createX509PopVerifier } from './admission/x509-pop.ts';
@@ -43,6 +48,24 @@ async function verifierOf(attestor: NodeAttestorConfig, clock: Clock): Promise<V
         devidAuthorities: await certificatesIn(attestor.devid_ca_path),
         endorsementAuthorities: await certificatesIn(attestor.endorsement_ca_path),
       });
+    case 'oidc_ci':
+      return createOidcCiVerifier({ clock, trusts: await Promise.all(attestor.trusts.map(trustOf)) });
+    case 'aws_iid':
+      return createAwsIidVerifier({
+        accountAllowList: attestor.account_allow_list,
+        certificates: await Promise.all(attestor.certificates.map(async ({ path, regions }) => ({ pem: await textIn(path), regions }))),
+        ...(attestor.max_age === undefined ? {} : { maxAgeSeconds: attestor.max_age / 1000 }),
+      });
+    case 'gcp_iit':
+      // Google replaces its keys every few days.
+      return createGcpIitVerifier({ projectAllowList: attestor.project_allow_list, jwks: () => textIn(attestor.jwks_file) });
+    case 'azure_imds':
+      return createAzureImdsVerifier({
+        tenants: attestor.tenants.map(({ tenant_id: tenantId, subscriptions }) => ({ tenantId, subscriptions })),
+        roots: await textIn(attestor.root_ca_path),
+        intermediates: await textIn(attestor.intermediate_ca_path),
+        metadataDomains: attestor.metadata_domains,
+      });
   }
 }
 
@@ -63,6 +86,19 @@ async function clusterOf(cluster: ClusterConfig): Promise<K8sPsatCluster> {
     allowedPodLabelKeys: cluster.allowed_pod_label_keys,
     usePodUidForAgentId: cluster.use_pod_uid_for_agent_id,
   };
+}
+
+type TrustConfig = Extract<NodeAttestorConfig, { type: 'oidc_ci' }>['trusts'][number];
+
+async function trustOf(trust: TrustConfig): Promise<OidcCiTrust> {
+  const { jwks_file: jwksFile, jwks_host: jwksHost, ca, max_token_age: maxTokenAgeMs, ...conditions } = trust;
+  if (jwksFile !== undefined) return { ...conditions, maxTokenAgeMs, keys: { jwksFile } };
+  const keys = {
+    discovery: true,
+    ...(ca === undefined ? {} : { ca: await textIn(ca) }),
+    ...(jwksHost === undefined ? {} : { jwksHost }),
+  } as const;
+  return { ...conditions, maxTokenAgeMs, keys };
 }
 
 async function certificatesIn(file: string): Promise<readonly Uint8Array[]> {

@@ -3,7 +3,7 @@
  * from section to verifier is `../verifiers.ts`.
  */
 import { z } from 'zod';
-import { absolutePath, section } from '../../runtime/config.ts';
+import { absolutePath, duration, section } from '../../runtime/config.ts';
 
 const texts = z.array(z.string().min(1));
 
@@ -49,6 +49,50 @@ export const nodeAttestor = z.discriminatedUnion('type', [
     devid_ca_path: absolutePath(),
     /** PEM; those between root and endorsement certificates too. */
     endorsement_ca_path: absolutePath(),
+  }),
+  section({
+    type: z.literal('oidc_ci'),
+    trusts: z
+      .array(
+        section({
+          name: z.string().min(1),
+          issuer: z.string().min(1),
+          audience: z.string().min(1),
+          subject: z.string().min(1),
+          claims: z.record(z.string(), z.string()).default({}),
+          /** Without it the issuer's discovery document tells where its keys are. */
+          jwks_file: absolutePath().optional(),
+          jwks_host: z.string().min(1).optional(),
+          /** PEM. */
+          ca: absolutePath().optional(),
+          max_token_age: duration({ min: '10s', max: '24h' }).prefault('15m'),
+        }).superRefine(({ jwks_file, jwks_host, ca }, context) => {
+          if (jwks_file !== undefined && (jwks_host ?? ca) !== undefined) {
+            context.addIssue({ code: 'custom', path: ['jwks_file'], message: 'jwks_file leaves nothing to ask for: jwks_host and ca cannot be given beside it' });
+          }
+        }),
+      )
+      .min(1),
+  }),
+  section({
+    type: z.literal('aws_iid'),
+    account_allow_list: texts.min(1),
+    certificates: z.array(section({ path: absolutePath(), regions: texts.min(1) })).min(1),
+    max_age: duration({ min: '1s', max: '3650d' }).optional(),
+  }),
+  section({
+    type: z.literal('gcp_iit'),
+    project_allow_list: texts.min(1),
+    /** Read again for each token. */
+    jwks_file: absolutePath(),
+  }),
+  section({
+    type: z.literal('azure_imds'),
+    tenants: z.array(section({ tenant_id: z.string().min(1), subscriptions: texts.min(1) })).min(1),
+    /** PEM. */
+    root_ca_path: absolutePath(),
+    intermediate_ca_path: absolutePath(),
+    metadata_domains: texts.min(1).default(['metadata.azure.com']),
   }),
 ]);
 
