@@ -1,0 +1,191 @@
+/**
+ * The few questions put to one container engine that speaks Docker's API over a Unix socket: Docker itself, or Podman's
+ * service. Whether its socket may be believed is checked before each; what the answers mean is left to `docker-facts.ts`.
+ */
+import { statSync } from 'node:fs';
+import { untilAborted } from '../../../runtime/abort.ts';
+import type { Clock } from '../../../runtime/clock.ts';
+import { createHttpClient } from '../../../runtime/http.ts';
+import type { HttpAnswer } from '../../../runtime/http.ts';
+import { SpiffeError, isSpiffeError } from '../../../spiffe/errors.ts';
+
+export interface EngineOptions {
+  readonly clock: Clock;
+  readonly socketPath: string;
+  /** The user that the socket's file and the process listening on it must belong to. */
+  readonly uid: number;
+  /** For one question. */
+  readonly deadlineMs: number;
+}
+
+/** `id` is the engine's word: not known to be any container's. */
+export interface EngineEvent {
+  readonly id: string;
+  readonly action: string;
+}
+
+/** Whoever made it closes it. All throw what `HttpClient` throws, and denied `docker.socket.owner|writable`. */
+export interface DockerEngine {
+  readonly socketPath: string;
+  /** As it called itself when it was asked last. */
+  readonly kind: 'docker' | 'podman' | undefined;
+  /**
+   * The engine's own words about a container; undefined when it knows none with that id.
+   * @throws unavailable `docker.engine.busy`, `docker.engine.status`; invalid `docker.answer.form`
+   */
+  inspect(id: string): Promise<Buffer | undefined>;
+  /**
+   * What happens to containers from now on; `onOpen` is called once nothing will be missed. Never ends by itself.
+   * @throws as `inspect`; the signal's reason
+   */
+  follow(signal: AbortSignal, onOpen: () => void): AsyncIterableIterator<EngineEvent>;
+  close(): void;
+}
+
+const MAX_WAITING = 512;
+const MAX_ANSWER_BYTES = 1024 * 1024;
+/** An event repeats all labels of its container. */
+const MAX_EVENT_BYTES = 4 * 1024 * 1024;
+/** What is asked has not changed since; an engine that no longer speaks it is asked in its oldest. */
+const PREFERRED_MINOR = 41;
+
+interface Version {
+  readonly prefix: string;
+  readonly kind: 'docker' | 'podman';
+}
+
+export function createDockerEngine(options: EngineOptions): DockerEngine {
+  const { clock, socketPath, uid, deadlineMs } = options;
+  const http = createHttpClient({ clock, endpoint: { socketPath, ownerUid: uid } });
+  let version: Promise<Version> | undefined;
+  let kind: Version['kind'] | undefined;
+  let waiting = 0;
+
+  const ask = async (path: string): Promise<HttpAnswer> => {
+    requireOwned(socketPath, uid);
+    if (waiting >= MAX_WAITING) throw new SpiffeError('unavailable', 'docker.engine.busy', 'too many questions wait for the engine');
+    waiting += 1;
+    try {
+      return await http.request({ path, deadlineMs, maxBytes: MAX_ANSWER_BYTES });
+    } finally {
+      waiting -= 1;
+    }
+  };
+  const learn = async (): Promise<Version> => {
+    try {
+      const answer = await ask('/version');
+      requireStatus(answer.status, 200);
+      const spoken = parseVersion(answer.body);
+      kind = spoken.kind;
+      return spoken;
+    } catch (error) {
+      version = undefined;
+      throw error;
+    }
+  };
+  /** Asked once, and again after anything went wrong: it may be another engine by then. */
+  const speak = (): Promise<Version> => (version ??= learn());
+
+  async function* follow(signal: AbortSignal, onOpen: () => void): AsyncIterableIterator<EngineEvent> {
+    const { prefix } = await untilAborted(speak(), signal);
+    requireOwned(socketPath, uid);
+    const filters = encodeURIComponent(JSON.stringify({ type: ['container'] }));
+    const stream = await http.stream({ path: `${prefix}/events?filters=${filters}`, signal, deadlineMs });
+    try {
+      requireStatus(stream.status, 200);
+      onOpen();
+      for await (const line of stream.lines(MAX_EVENT_BYTES)) {
+        const event = parseEvent(line);
+        if (event !== undefined) yield event;
+      }
+    } finally {
+      stream.close();
+    }
+    throw new SpiffeError('unavailable', 'docker.engine.events', 'the engine ended its stream of events');
+  }
+
+  return {
+    socketPath,
+    get kind() {
+      return kind;
+    },
+    async inspect(id) {
+      const { prefix } = await speak();
+      try {
+        const answer = await ask(`${prefix}/containers/${id}/json`);
+        if (answer.status === 404) return undefined;
+        requireStatus(answer.status, 200);
+        return answer.body;
+      } catch (error) {
+        if (!isSpiffeError(error, 'limited')) version = undefined;
+        throw error;
+      }
+    },
+    async *follow(signal, onOpen) {
+      try {
+        yield* follow(signal, onOpen);
+      } finally {
+        version = undefined;
+      }
+    },
+    close: () => http.close(),
+  };
+}
+
+/** Nobody but the user and the members of a group may have put themselves in the engine's place, or tell it what to do. */
+function requireOwned(path: string, uid: number): void {
+  const stats = statSync(path, { throwIfNoEntry: false });
+  // Connecting says what is wrong with a path that leads nowhere.
+  if (stats === undefined) return;
+  if (stats.uid !== uid) {
+    const detail = { expected: uid, found: stats.uid };
+    throw new SpiffeError('denied', 'docker.socket.owner', "the engine's socket belongs to another user", { detail });
+  }
+  if ((stats.mode & 0o002) !== 0) {
+    throw new SpiffeError('denied', 'docker.socket.writable', "everybody may write to the engine's socket, and so be in charge of it");
+  }
+}
+
+function requireStatus(status: number, expected: number): void {
+  if (status === expected) return;
+  throw new SpiffeError('unavailable', 'docker.engine.status', `the engine answered with status ${status}`, { detail: { status } });
+}
+
+function malformed(cause?: unknown): SpiffeError {
+  return new SpiffeError('invalid', 'docker.answer.form', 'the answer of the engine is not of the known form', { cause });
+}
+
+/** @returns undefined for what is no object */
+function parseRecord(bytes: Buffer): Readonly<Record<string, unknown>> | undefined {
+  try {
+    const value = JSON.parse(bytes.toString('utf8')) as unknown;
+    return typeof value === 'object' && value !== null ? (value as Readonly<Record<string, unknown>>) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function parseVersion(body: Buffer): Version {
+  const answer = parseRecord(body);
+  const newest = minorOf(answer?.['ApiVersion']);
+  if (newest === undefined) throw malformed();
+  const oldest = minorOf(answer?.['MinAPIVersion']) ?? 0;
+  const minor = Math.min(Math.max(PREFERRED_MINOR, oldest), newest);
+  const components = answer?.['Components'];
+  const isPodman = Array.isArray(components) && components.some((one: { Name?: unknown } | null) => one?.Name === 'Podman Engine');
+  return { prefix: `/v1.${minor}`, kind: isPodman ? 'podman' : 'docker' };
+}
+
+function minorOf(version: unknown): number | undefined {
+  const [, minor] = typeof version === 'string' ? (/^1\.(\d{1,4})$/.exec(version) ?? []) : [];
+  return minor === undefined ? undefined : Number(minor);
+}
+
+/** The names of newer engines, then those of older ones. */
+function parseEvent(line: Buffer): EngineEvent | undefined {
+  const event = parseRecord(line);
+  const actor = event?.['Actor'] as { readonly ID?: unknown } | null | undefined;
+  const id = actor?.ID ?? event?.['id'];
+  const action = event?.['Action'] ?? event?.['status'];
+  return typeof id === 'string' && typeof action === 'string' ? { id, action } : undefined;
+}
