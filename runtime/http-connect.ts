@@ -8,7 +8,8 @@ import type { AgentOptions } from 'node:http';
 import { Agent as SecureAgent } from 'node:https';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { createSecureContext } from 'node:tls';
+import { checkServerIdentity, createSecureContext } from 'node:tls';
+import type { PeerCertificate } from 'node:tls';
 import { SpiffeError } from '../spiffe/errors.ts';
 import { closeDescriptor, connectSocket, openStreamSocket, peerCredentials } from './linux.ts';
 
@@ -29,6 +30,10 @@ export type HttpEndpoint =
       /** PEM of our own chain and its key, for a server that asks. */
       readonly certificate?: string;
       readonly key?: string;
+      /** What the server's certificate is for, where that is not the URL's host. */
+      readonly serverName?: string;
+      /** Believes whoever answers: whoever can be in between reads and answers everything, credentials too. */
+      readonly unverified?: boolean;
     };
 
 /** Connections to one endpoint. */
@@ -60,10 +65,11 @@ export function createHttpRoute(endpoint: HttpEndpoint): HttpRoute {
   const target = { protocol: url.protocol, host: url.hostname.replace(/^\[|\]$/g, ''), port: url.port };
   const prefix = url.pathname.replace(/\/+$/, '');
   if (url.protocol === 'http:') return { target, prefix, kept: new PlainAgent(keeping), fresh: new PlainAgent() };
-  const { ca, certificate, key } = endpoint;
+  const { ca, certificate, key, serverName, unverified = false } = endpoint;
   const secure = {
     minVersion: 'TLSv1.2' as const,
-    rejectUnauthorized: true,
+    rejectUnauthorized: !unverified,
+    ...(serverName === undefined ? {} : { checkServerIdentity: (_host: string, peer: PeerCertificate) => checkServerIdentity(serverName, peer) }),
     // A resumed session would be trusted for what the certificate said when it began.
     maxCachedSessions: 0,
     ...(ca === undefined ? {} : { ca }),

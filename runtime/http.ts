@@ -51,6 +51,8 @@ export interface HttpStream {
    * the signal's reason
    */
   lines(maxLineBytes: number): AsyncIterableIterator<Buffer>;
+  /** The body as it arrives, in place of `lines`. @throws as `lines`, but for the bound, which is the caller's */
+  pieces(): AsyncIterableIterator<Buffer>;
   close(): void;
 }
 
@@ -157,18 +159,20 @@ function streamOf(answer: IncomingMessage, stop: LinkedController, end: () => vo
     answer.destroy();
   };
   answer.once('close', end);
+  async function* read(body: AsyncIterable<Buffer>): AsyncIterableIterator<Buffer> {
+    try {
+      yield* body;
+    } catch (error) {
+      throw translate(error, stop.signal);
+    } finally {
+      finish();
+    }
+  }
   return {
     status: answer.statusCode ?? 0,
     headers: flatten(answer.headers),
-    async *lines(maxLineBytes) {
-      try {
-        yield* bodyLines(answer, maxLineBytes);
-      } catch (error) {
-        throw translate(error, stop.signal);
-      } finally {
-        finish();
-      }
-    },
+    lines: (maxLineBytes) => read(bodyLines(answer, maxLineBytes)),
+    pieces: () => read(answer),
     close: finish,
   };
 }
