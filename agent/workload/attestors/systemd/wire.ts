@@ -98,7 +98,7 @@ export function decodeMessage(bytes: Buffer): Message {
   const serial = reader.uint32();
   if (serial === 0) throw malformed('serial');
   const fields: Record<string, WireValue> = {};
-  for (const field of reader.array('(yv)', 0)) {
+  for (const field of reader.array('a(yv)', 1, 0)) {
     const [code, variant] = field as readonly [number, Variant];
     if (code === 0) throw malformed('header field');
     // Descriptors are never agreed on here, so a message that carries some breaks the protocol.
@@ -187,13 +187,14 @@ class Reader {
     return this.#little ? this.#bytes.readUInt32LE(at) : this.#bytes.readUInt32BE(at);
   }
 
-  array(element: string, depth: number): WireValue[] {
+  /** Elements of the complete type that begins at `at`, after the array's own letter. */
+  array(signature: string, at: number, depth: number): WireValue[] {
     const length = this.uint32();
-    this.align(alignments[element[0] ?? ''] ?? 1);
+    this.align(alignments[signature[at] ?? ''] ?? 1);
     const end = this.at + length;
     if (end > this.#bytes.length) throw malformed('array');
     const items: WireValue[] = [];
-    while (this.at < end) items.push(this.value(element, 0, depth + 1));
+    while (this.at < end) items.push(this.value(signature, at, depth + 1));
     if (this.at !== end) throw malformed('array');
     return items;
   }
@@ -204,7 +205,8 @@ class Reader {
     const code = signature[at] ?? '';
     switch (code) {
       case 'a':
-        return this.array(signature.slice(at + 1, typeEnd(signature, at, depth)), depth);
+        typeEnd(signature, at, depth);
+        return this.array(signature, at + 1, depth);
       case '(':
       case '{': {
         const end = typeEnd(signature, at, depth) - 1;
