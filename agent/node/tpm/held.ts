@@ -7,9 +7,9 @@ import { flushContext } from './commands.ts';
 
 export interface Holder {
   /** Takes over what was loaded; yields it again. */
-  hold<T extends number | { readonly handle: number }>(loaded: T): T;
+  readonly hold: <T extends number | { readonly handle: number }>(loaded: T) => T;
   /** Flushes it before the others. */
-  release(loaded: { readonly handle: number }): Promise<void>;
+  readonly release: (loaded: { readonly handle: number }) => Promise<void>;
 }
 
 /**
@@ -32,11 +32,11 @@ export async function holding<T>(tpm: Tpm, work: (holder: Holder) => Promise<T>)
   let result: T;
   try {
     result = await work({
-      hold(loaded) {
+      hold: (loaded) => {
         held.push(typeof loaded === 'number' ? loaded : loaded.handle);
         return loaded;
       },
-      async release({ handle }) {
+      release: async ({ handle }) => {
         held.splice(held.indexOf(handle), 1);
         await flushContext(tpm, handle);
       },

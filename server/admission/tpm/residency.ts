@@ -13,15 +13,35 @@ import {
   padded,
   readCertified,
   subjectPublicKeyInfo,
+  type HashName,
   type PublicArea,
   type TpmSignature,
 } from '../../../runtime/tpm/structures.ts';
 import { joined } from '../../../runtime/tpm/wire.ts';
 import { refused, translated, type DevidEvidence } from './evidence.ts';
 
-const { fixedTpm, fixedParent, sensitiveDataOrigin, restricted, sign, decrypt } = objectAttribute;
+const { fixedTpm, fixedParent, sensitiveDataOrigin, userWithAuth, adminWithPolicy, restricted, sign, decrypt } = objectAttribute;
 /** Made in this TPM, and never to leave it. */
 const resident = fixedTpm | fixedParent | sensitiveDataOrigin;
+
+/** Templates L-1 and L-2, and those from H-1 on, whatever their kind of key [TCG EK Credential Profile 2.x, B.3 and B.4]. */
+const low = resident | adminWithPolicy | restricted | decrypt;
+const high = low | userWithAuth;
+const endorsementForms: readonly {
+  readonly policy: string;
+  readonly nameHash: HashName;
+  readonly attributes: number;
+  readonly aesBits: number;
+}[] = [
+  { policy: '837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa', nameHash: 'sha256', attributes: low, aesBits: 128 },
+  { policy: 'ca3d0a99a2b93906f7a3342414efcfb3a385d44cd1fd459089d19b5071c0b7a0', nameHash: 'sha256', attributes: high, aesBits: 128 },
+  {
+    policy: 'b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12',
+    nameHash: 'sha384',
+    attributes: high,
+    aesBits: 256,
+  },
+];
 
 /**
  * What is cheap first; the statement is read once its signature verified.
@@ -47,14 +67,14 @@ export function checkResidency({ devidKey, attestationKey, statement, signature 
 }
 
 /**
- * An endorsement key protects what only its own TPM opens; a certificate says which keys are such.
+ * The certificate speaks for the key alone, so everything else about it is held against the forms that makers certify: a
+ * restricted key for decryption, used with leave of the endorsement hierarchy.
  * @throws denied `tpm-devid.refused`
  */
-export function checkEndorsementKey(key: PublicArea): void {
-  const attributes = fixedTpm | fixedParent | sensitiveDataOrigin | restricted | decrypt;
-  if (!hasAttributes(key, attributes) || hasAnyAttribute(key, sign) || key.aesBits === undefined) {
-    throw refused('endorsement key is not a restricted key for decryption');
-  }
+export function checkEndorsementKey({ attributes, authPolicy, nameHash, scheme, aesBits }: PublicArea): void {
+  const text = Buffer.from(authPolicy).toString('hex');
+  const known = endorsementForms.some((form) => form.policy === text && form.nameHash === nameHash && form.attributes === attributes && form.aesBits === aesBits);
+  if (!known || scheme !== undefined) throw refused('endorsement key is of no form that the EK Credential Profile gives');
 }
 
 /** In the form of certificates, with a kind, size and quality of key that may be computed with. */
