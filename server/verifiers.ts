@@ -57,8 +57,7 @@ async function verifierOf(attestor: NodeAttestorConfig, clock: Clock): Promise<V
         ...(attestor.max_age === undefined ? {} : { maxAgeSeconds: attestor.max_age / 1000 }),
       });
     case 'gcp_iit':
-      // Google replaces its keys every few days.
-      return createGcpIitVerifier({ projectAllowList: attestor.project_allow_list, jwks: () => textIn(attestor.jwks_file) });
+      return createGcpIitVerifier({ clock, projectAllowList: attestor.project_allow_list, keys: { jwksFile: attestor.jwks_file } });
     case 'azure_imds':
       return createAzureImdsVerifier({
         tenants: attestor.tenants.map(({ tenant_id: tenantId, subscriptions }) => ({ tenantId, subscriptions })),

@@ -83,7 +83,7 @@ export const nodeAttestor = z.discriminatedUnion('type', [
   section({
     type: z.literal('gcp_iit'),
     project_allow_list: texts.min(1),
-    /** Read again for each token. */
+    /** Google replaces its keys every few days; read again when it is some seconds old. */
     jwks_file: absolutePath(),
   }),
   section({
