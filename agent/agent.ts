@@ -16,22 +16,20 @@ import type { Metrics } from '../runtime/metrics.ts';
 import type { Peer } from '../runtime/peer.ts';
 import { rpcService } from '../runtime/rpc/handlers.ts';
 import { runTasks, type Task } from '../runtime/tasks.ts';
+import { attestorTasks, evidenceSource, workloadAttestors } from './attestors.ts';
 import type { AgentConfig } from './config.ts';
 import { createDoors } from './doors.ts';
 import { eventReceiver } from './events/messages.ts';
 import { createReporter, type Reporter } from './events/report.ts';
 import { openSpool } from './events/spool.ts';
 import { attestNode, firstTrust, renewNode, type ConnectAnonymously } from './node/attest.ts';
-import type { EvidenceSource } from './node/evidence.ts';
 import { createIdentity } from './node/identity.ts';
 import { gatherInventory } from './node/inventory.ts';
-import { joinTokenEvidence } from './node/join-token.ts';
 import { generateNodeKeys } from './node/keys.ts';
 import { connectAnonymously, connectMutually, type LinkOptions } from './node/link.ts';
 import { postStatus } from './node/messages.ts';
 import { nodeStateFiles } from './node/state.ts';
 import type { FirstTrust } from './node/trust.ts';
-import { x509PopEvidence } from './node/x509-pop.ts';
 import { createObserver } from './observe.ts';
 import { createSvidCache } from './svids/cache.ts';
 import { createDeliveries } from './svids/delivery.ts';
@@ -48,9 +46,9 @@ import { createHoldings, holdingsOf, noHoldings } from './sync/holdings.ts';
 import { askBehind, openFollow, pollSource } from './sync/messages.ts';
 import { createPoller } from './sync/poll.ts';
 import { synchronise } from './sync/synchronise.ts';
+import { observeAnswers } from './workload/answers.ts';
 import { workloadApi } from './workload/api.ts';
 import { createAttest, followAttestation } from './workload/attest.ts';
-import { createUnixAttestor } from './workload/attestors/unix.ts';
 import { createCaller, type Caller } from './workload/caller.ts';
 import { createWanted } from './workload/wanted.ts';
 import { createWitness } from './witness.ts';
@@ -167,7 +165,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
     }
     return connectAnonymously(link, trust);
   };
-  const source = evidenceSource(config);
+  const source = await evidenceSource(config.attestor, clock);
   const identity = createIdentity({
     clock,
     random,
@@ -286,12 +284,12 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
   const witness = createWitness(observer, reporter);
 
   // Workloads.
-  const unix = createUnixAttestor({
+  const attestors = workloadAttestors(config.workload, { clock, random });
+  const attest = createAttest({
+    attestors,
     clock,
-    hashLimitBytes: config.workload.unix.hash_limit,
-    groupLimit: config.workload.unix.group_limit,
+    onAnswer: observeAnswers({ names: attestors.map(({ name }) => name), clock, metrics, log }),
   });
-  const attest = createAttest({ attestors: [unix], clock });
   const callerOf = (peer: Peer): Caller =>
     createCaller(
       peer,
@@ -335,14 +333,6 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
       spooledEvents: reporter.waiting,
     }),
   });
-  const workloads: Task = async (stop) => {
-    try {
-      await doors.workloads(stop);
-    } finally {
-      await unix.stop();
-    }
-  };
-
   const own: Task = async (stop) => {
     try {
       await identity.start(stop);
@@ -362,7 +352,8 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
     };
 
   const tasks: Record<string, Task> = {
-    workloads,
+    workloads: (stop) => doors.workloads(stop),
+    ...attestorTasks(attestors),
     operators: doors.operators,
     identity: own,
     sync: onceJoined((stop) => synchronisation.run(stop)),
@@ -377,17 +368,6 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
     tasks['health'] = (stop) => pages.serve(stop);
   }
   return tasks;
-}
-
-function evidenceSource(config: AgentConfig): EvidenceSource {
-  const { attestor } = config;
-  switch (attestor.type) {
-    case 'join_token':
-      if (attestor.token_file !== undefined) return joinTokenEvidence({ tokenFile: attestor.token_file });
-      return joinTokenEvidence({ token: attestor.token?.reveal() ?? '' });
-    case 'x509pop':
-      return x509PopEvidence({ certificate: attestor.certificate, key: attestor.key, intermediates: attestor.intermediates });
-  }
 }
 
 /** @throws invalid `trust.none` */

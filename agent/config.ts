@@ -8,6 +8,8 @@ import { z } from 'zod';
 import { parseTrustDomain } from '../spiffe/id.ts';
 import { absolutePath, duration, parseConfig, parsed, port, section, size, socketPath, type Overlay } from '../runtime/config.ts';
 import { logLevels, Secret } from '../runtime/log.ts';
+import { nodeAttestor } from './node/config.ts';
+import { workload } from './workload/config.ts';
 
 const trustBundle = z.union(
   [
@@ -17,24 +19,6 @@ const trustBundle = z.union(
   ],
   'must be one of {path, format}, {pin: <sha256>} and {insecure: true}',
 );
-
-const attestor = z.discriminatedUnion('type', [
-  section({
-    type: z.literal('join_token'),
-    token: z
-      .string()
-      .min(1)
-      .transform((token) => new Secret(token))
-      .optional(),
-    token_file: absolutePath().optional(),
-  }),
-  section({
-    type: z.literal('x509pop'),
-    certificate: absolutePath(),
-    key: absolutePath(),
-    intermediates: absolutePath().optional(),
-  }),
-]);
 
 const count = (min: number, max: number): z.ZodInt => z.int().min(min).max(max);
 
@@ -50,20 +34,8 @@ export const schema = section({
   admin_socket_path: socketPath().default('/run/steeple/agent/private/admin.sock'),
   /** What to trust until a bundle was learned; not looked at afterwards. */
   trust_bundle: trustBundle.optional(),
-  attestor: attestor.prefault({ type: 'join_token' }),
-  workload: section({
-    /** Whether a process whose executable this agent may not look at is served. */
-    unseen_image: z.enum(['refuse', 'accept']).default('refuse'),
-    /** How processes are held on to; 0 takes the best that the kernel offers. */
-    peer_tier: count(0, 3).default(0),
-    bundles_for_all: z.boolean().default(false),
-    allowed_foreign_jwt_claims: z.array(z.string().min(1)).default([]),
-    unix: section({
-      /** Larger executables get no `unix:sha256`. */
-      hash_limit: size({ min: 0 }).default(1024 * 1024 * 1024),
-      group_limit: count(1, 65_536).default(1024),
-    }).prefault({}),
-  }).prefault({}),
+  attestor: nodeAttestor.prefault({ type: 'join_token' }),
+  workload: workload.prefault({}),
   limits: section({
     connections: count(1, 1_000_000).default(10_000),
     connections_per_user: count(1, 1_000_000).default(2_000),
@@ -99,14 +71,11 @@ export const schema = section({
   }).prefault({}),
 }).superRefine((config, context) => {
   const issue = (where: readonly string[], message: string): void => context.addIssue({ code: 'custom', path: [...where], message });
-  const { socket_path, admin_socket_path, attestor: proof, cache } = config;
+  const { socket_path, admin_socket_path, cache } = config;
   const publicDirectory = path.dirname(socket_path);
   const below = path.relative(publicDirectory, path.dirname(admin_socket_path));
   if (below === '' || (!below.startsWith('..') && !path.isAbsolute(below))) {
     issue(['admin_socket_path'], 'must not be in or below the directory of socket_path, which everybody may enter');
-  }
-  if (proof.type === 'join_token' && proof.token !== undefined && proof.token_file !== undefined) {
-    issue(['attestor', 'token_file'], 'token and token_file cannot both be given');
   }
   if (cache.key_file !== undefined && cache.key_credential !== undefined) {
     issue(['cache', 'key_credential'], 'key_file and key_credential cannot both be given');

@@ -52,6 +52,8 @@ export interface AttestOptions {
   readonly clock: Clock;
   /** An attestor that takes longer counts as failed this time. */
   readonly deadlineMs?: number;
+  /** Told of each answer as it comes. */
+  readonly onAnswer?: (report: AttestReport) => void;
 }
 
 /**
@@ -67,14 +69,14 @@ const DEFAULT_DEADLINE_MS = 5_000;
 const retryPolicy: BackoffPolicy = { firstMs: 500, factor: 2, longestMs: 15_000, jitter: 0.2 };
 
 export function createAttest(options: AttestOptions): Attest {
-  const { attestors, clock, deadlineMs = DEFAULT_DEADLINE_MS } = options;
+  const { attestors, clock, deadlineMs = DEFAULT_DEADLINE_MS, onAnswer } = options;
   return async (peer, wanted, signal) => {
     requireSame(peer);
     const stop = linkedController(signal);
     const onGone = (): void => stop.abort(abortReason(peer.signal));
     peer.signal.addEventListener('abort', onGone, { once: true });
     try {
-      const asking = { peer, wanted, clock, deadlineMs, signal: stop.signal };
+      const asking = { peer, wanted, clock, deadlineMs, onAnswer, signal: stop.signal };
       const answers = await Promise.all(attestors.map((attestor) => ask(attestor, asking)));
       signal.throwIfAborted();
       requireSame(peer);
@@ -98,12 +100,13 @@ interface Asking {
   readonly wanted: WantedSelectors;
   readonly clock: Clock;
   readonly deadlineMs: number;
+  readonly onAnswer: AttestOptions['onAnswer'];
   readonly signal: AbortSignal;
 }
 
 /** Never rejects: a failure is an answer without selectors. */
 async function ask(attestor: WorkloadAttestor, asking: Asking): Promise<Answer> {
-  const { peer, wanted, clock, deadlineMs, signal } = asking;
+  const { peer, wanted, clock, deadlineMs, onAnswer, signal } = asking;
   const beganAt = clock.monotonic();
   const omitted: { what: string; reason: string }[] = [];
   const until: Promise<unknown>[] = [];
@@ -121,7 +124,9 @@ async function ask(attestor: WorkloadAttestor, asking: Asking): Promise<Answer> 
   const finish = (selectors: readonly Selector[], failure: Pick<AttestReport, 'reason' | 'keeps'>): Answer => {
     open = false;
     const ms = clock.monotonic() - beganAt;
-    return { report: { attestor: attestor.name, ms, selectors: selectors.length, ...failure, omitted }, selectors, until, rechecks };
+    const report: AttestReport = { attestor: attestor.name, ms, selectors: selectors.length, ...failure, omitted };
+    onAnswer?.(report);
+    return { report, selectors, until, rechecks };
   };
   const deadline = clock.sleep(deadlineMs, stop.signal).then(() => {
     throw new SpiffeError('unavailable', 'attest.deadline', 'the attestor took too long');

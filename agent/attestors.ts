@@ -1,0 +1,111 @@
+/**
+ * From what an operator configured to what proves the node and what attests its workloads: the tables of attestors, a
+ * part of the composition root. One more attestor is one more line here.
+ */
+import { readFile } from 'node:fs/promises';
+import { untilAborted } from '../runtime/abort.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Task } from '../runtime/tasks.ts';
+import type { NodeAttestorConfig } from './node/config.ts';
+import type { EvidenceSource } from './node/evidence.ts';
+import { joinTokenEvidence } from './node/join-token.ts';
+import { k8sPsatEvidence } from './node/k8s-psat.ts';
+import { oidcCiEvidence } from './node/oidc-ci.ts';
+import { tpmDevidEvidence } from './node/tpm-devid.ts';
+import { x509PopEvidence } from './node/x509-pop.ts';
+import type { WorkloadAttestor } from './workload/attestor.ts';
+import { createCriAttestor } from './workload/attestors/cri/attestor.ts';
+import { createDockerAttestor } from './workload/attestors/docker.ts';
+import { createSystemdAttestor } from './workload/attestors/systemd/systemd.ts';
+import { createUnixAttestor } from './workload/attestors/unix.ts';
+import type { WorkloadConfig } from './workload/config.ts';
+import { createContainers, type Containers } from './workload/container.ts';
+
+/** An attestor, and what it does besides answering: `run` until the signal aborts, `stop` after that. */
+export interface ComposedAttestor extends WorkloadAttestor {
+  run?(signal: AbortSignal): Promise<void>;
+  stop?(): Promise<void>;
+  close?(): void;
+}
+
+export interface AttestorParts {
+  readonly clock: Clock;
+  /** In [0, 1). */
+  readonly random: () => number;
+}
+
+/** Those that are configured, in the order in which they are explained. */
+export function workloadAttestors(config: WorkloadConfig, { clock, random }: AttestorParts): readonly ComposedAttestor[] {
+  const { unix, docker, cri, systemd } = config;
+  let known: Containers | undefined;
+  const containers = (): Containers => (known ??= createContainers({ parents: config.containers.cgroup_parents }));
+  const attestors: ComposedAttestor[] = [createUnixAttestor({ clock, hashLimitBytes: unix.hash_limit, groupLimit: unix.group_limit })];
+  if (systemd !== undefined) {
+    const standard = systemd.address === 'bus' ? '/run/dbus/system_bus_socket' : '/run/systemd/private';
+    attestors.push(createSystemdAttestor({ clock, random, address: { type: systemd.address, socketPath: systemd.socket_path ?? standard } }));
+  }
+  if (docker !== undefined) {
+    const engines = docker.engines.map(({ socket_path: socketPath, owner_uid: ownerUid }) => (ownerUid === undefined ? { socketPath } : { socketPath, ownerUid }));
+    attestors.push(createDockerAttestor({ clock, containers: containers(), engines }));
+  }
+  if (cri !== undefined) attestors.push(createCriAttestor({ clock, random, containers: containers(), socketPaths: cri.socket_paths }));
+  return attestors;
+}
+
+/** What each attestor does besides answering, until it is stopped at the end. */
+export function attestorTasks(attestors: readonly ComposedAttestor[]): Readonly<Record<string, Task>> {
+  const taskOf = (attestor: ComposedAttestor): Task => {
+    return async (signal) => {
+      try {
+        await (attestor.run?.(signal) ?? untilAborted(new Promise<never>(() => undefined), signal));
+      } finally {
+        attestor.close?.();
+        await attestor.stop?.();
+      }
+    };
+  };
+  return Object.fromEntries(attestors.map((attestor) => [`attestor ${attestor.name}`, taskOf(attestor)]));
+}
+
+/** What proves this node. @throws what reading a named file throws */
+export async function evidenceSource(attestor: NodeAttestorConfig, clock: Clock): Promise<EvidenceSource> {
+  switch (attestor.type) {
+    case 'join_token':
+      if (attestor.token_file !== undefined) return joinTokenEvidence({ tokenFile: attestor.token_file });
+      return joinTokenEvidence({ token: attestor.token?.reveal() ?? '' });
+    case 'x509pop':
+      return x509PopEvidence({ certificate: attestor.certificate, key: attestor.key, intermediates: attestor.intermediates });
+    case 'k8s_psat':
+      return k8sPsatEvidence({ cluster: attestor.cluster, tokenFile: attestor.token_file });
+    case 'oidc_ci':
+      return oidcCiEvidence({ ...(attestor.trust === undefined ? {} : { trust: attestor.trust }), ...(await tokenPlace(attestor, clock)) });
+    case 'tpm_devid':
+      return tpmDevidEvidence({
+        clock,
+        device: attestor.tpm_device_path,
+        devid: {
+          certificate: attestor.devid_cert_path,
+          privateBlob: attestor.devid_priv_path,
+          publicBlob: attestor.devid_pub_path,
+          password: attestor.devid_password,
+        },
+        ownerPassword: attestor.owner_hierarchy_password,
+        endorsementPassword: attestor.endorsement_hierarchy_password,
+        ekCertificate: attestor.ek_cert_path,
+      });
+  }
+}
+
+type OidcCiConfig = Extract<NodeAttestorConfig, { type: 'oidc_ci' }>;
+
+async function tokenPlace({ token_file: tokenFile, request }: OidcCiConfig, clock: Clock): Promise<Parameters<typeof oidcCiEvidence>[0]> {
+  if (request === undefined) return { tokenFile: tokenFile ?? '' };
+  const { url: requestUrl, audience, ca } = request;
+  return {
+    requestUrl,
+    audience,
+    clock,
+    ...(ca === undefined ? {} : { ca: await readFile(ca, 'utf8') }),
+    ...(request.token_file === undefined ? { requestToken: request.token?.reveal() ?? '' } : { requestTokenFile: request.token_file }),
+  };
+}
