@@ -23,6 +23,8 @@ export interface UnixAttestorOptions {
   readonly groupLimit?: number;
   /** Larger executables get no `unix:sha256`. */
   readonly hashLimitBytes?: number;
+  /** Shared with other attestors, in place of its own; its owner stops it. */
+  readonly hashes?: ImageHashes;
   /** The ids that stand for "no id of this user namespace"; undefined when it is the host's, where every id is one. */
   readonly overflow?: OverflowIds | undefined;
 }
@@ -54,7 +56,7 @@ export function createUnixAttestor(options: UnixAttestorOptions): UnixAttestor {
   const overflow = 'overflow' in options ? options.overflow : ownOverflowIds();
   const users = createNameTable(options.passwdFile ?? '/etc/passwd');
   const groups = createNameTable(options.groupFile ?? '/etc/group');
-  const hashes = createImageHashes({ clock, ...(hashLimitBytes === undefined ? {} : { limitBytes: hashLimitBytes }) });
+  const hashes = options.hashes ?? createImageHashes({ clock, ...(hashLimitBytes === undefined ? {} : { limitBytes: hashLimitBytes }) });
   return {
     name: 'unix',
     attest: async (peer, { wanted, omit }) => {
@@ -69,7 +71,9 @@ export function createUnixAttestor(options: UnixAttestorOptions): UnixAttestor {
       ];
       return selectors;
     },
-    stop: () => hashes.stop(),
+    stop: async () => {
+      if (options.hashes === undefined) await hashes.stop();
+    },
   };
 }
 
