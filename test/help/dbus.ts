@@ -222,7 +222,6 @@ export async function startSystemd({ type, socketPath, little = true }: FakeSyst
   };
 
   const usual: Behaviour = (call) => {
-    const unit = [...fake.units.values()].find(({ id }) => objectPathOf(id) === call.path);
     if (!isBus && call.destination !== undefined) return fake.refuse(call, `${busName}.Error.ServiceUnknown`);
     if (call.destination === systemdOwner && fake.owner === undefined) return fake.refuse({ ...call, destination: busName }, `${busName}.Error.ServiceUnknown`);
     switch (call.member) {
@@ -240,9 +239,11 @@ export async function startSystemd({ type, socketPath, little = true }: FakeSyst
         const found = fake.units.get(call.number);
         return found === undefined ? fake.refuse(call, `${systemdName}.NoUnitForPID`) : fake.answer(call, 'o', objectPathOf(found.id));
       }
-      case 'Get':
+      case 'Get': {
+        const unit = [...fake.units.values()].find(({ id }) => objectPathOf(id) === call.path);
         if (unit === undefined) return fake.refuse(call, `${busName}.Error.UnknownObject`);
         return fake.answer(call, 'v', ['s', call.texts[1] === 'Id' ? unit.id : unit.fragmentPath]);
+      }
       default:
         return fake.refuse(call, `${busName}.Error.UnknownMethod`);
     }

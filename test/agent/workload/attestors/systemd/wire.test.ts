@@ -30,8 +30,8 @@ function read(bytes: Buffer): Message {
   return decodeMessage(bytes);
 }
 
-const form = expect.objectContaining({ kind: 'invalid', reason: 'dbus.form' });
-const type = expect.objectContaining({ kind: 'invalid', reason: 'dbus.type' });
+const form = expect.objectContaining({ kind: 'invalid', reason: 'dbus.form' }) as Error;
+const type = expect.objectContaining({ kind: 'invalid', reason: 'dbus.type' }) as Error;
 
 describe.each(orders)('messages as GLib writes them, %s-endian', (order) => {
   const reply = { type: messageTypes.return, flags: 1, serial: 11, replySerial: 7, sender: ':1.3', destination: ':1.9' };
@@ -145,8 +145,8 @@ describe('T-A15 a header is refused', () => {
 });
 
 describe('T-A15 a body is refused', () => {
-  const refuses = (bytes: Buffer, signature: string, what: unknown, variant = 's'): void => {
-    expect(() => decodeBody(decodeMessage(bytes), signature, variant)).toThrow(what as Error);
+  const refuses = (bytes: Buffer, signature: string, what: Error, variant = 's'): void => {
+    expect(() => decodeBody(decodeMessage(bytes), signature, variant)).toThrow(what);
   };
 
   it('of another signature', () => {
