@@ -73,7 +73,7 @@ function checkTrust(trust: OidcCiTrust): void {
 function isIssuer(text: string): boolean {
   const url = URL.canParse(text) ? new URL(text) : undefined;
   if (url?.protocol !== 'https:' || url.username !== '' || url.password !== '') return false;
-  return url.search === '' && url.hash === '' && (url.href === text || url.href === `${text}/`);
+  return !text.includes('*') && url.search === '' && url.hash === '' && (url.href === text || url.href === `${text}/`);
 }
 
 /** Whoever writes a pattern expects it to match; it would not, and the next release might. */
