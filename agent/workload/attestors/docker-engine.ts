@@ -117,7 +117,9 @@ export function createDockerEngine(options: EngineOptions): DockerEngine {
         requireStatus(answer.status, 200);
         return answer.body;
       } catch (error) {
-        if (!isSpiffeError(error, 'limited')) version = undefined;
+        // Neither tells that it might be another engine by now.
+        const isOurs = isSpiffeError(error, 'limited') || isSpiffeError(error, 'unavailable', 'docker.engine.busy');
+        if (!isOurs) version = undefined;
         throw error;
       }
     },
