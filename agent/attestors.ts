@@ -16,8 +16,11 @@ import { x509PopEvidence } from './node/x509-pop.ts';
 import type { WorkloadAttestor } from './workload/attestor.ts';
 import { createCriAttestor } from './workload/attestors/cri/attestor.ts';
 import { createDockerAttestor } from './workload/attestors/docker.ts';
+import { createKubernetesAttestor, type KubernetesAttestorOptions } from './workload/attestors/kubernetes/kubernetes.ts';
+import { createProcessAttestor } from './workload/attestors/process.ts';
 import { createSystemdAttestor } from './workload/attestors/systemd/systemd.ts';
 import { createUnixAttestor } from './workload/attestors/unix.ts';
+import { createImageHashes } from './workload/attestors/unix-hash.ts';
 import type { WorkloadConfig } from './workload/config.ts';
 import { createContainers, type Containers } from './workload/container.ts';
 
@@ -36,10 +39,15 @@ export interface AttestorParts {
 
 /** Those that are configured, in the order in which they are explained. */
 export function workloadAttestors(config: WorkloadConfig, { clock, random }: AttestorParts): readonly ComposedAttestor[] {
-  const { unix, docker, cri, systemd } = config;
+  const { unix, docker, cri, kubernetes, systemd } = config;
   let known: Containers | undefined;
   const containers = (): Containers => (known ??= createContainers({ parents: config.containers.cgroup_parents }));
-  const attestors: ComposedAttestor[] = [createUnixAttestor({ clock, hashLimitBytes: unix.hash_limit, groupLimit: unix.group_limit })];
+  // One thread hashes for both.
+  const hashes = createImageHashes({ clock, limitBytes: unix.hash_limit });
+  const attestors: ComposedAttestor[] = [
+    { ...createUnixAttestor({ clock, hashes, groupLimit: unix.group_limit }), stop: () => hashes.stop() },
+    createProcessAttestor({ clock, hashes }),
+  ];
   if (systemd !== undefined) {
     const standard = systemd.address === 'bus' ? '/run/dbus/system_bus_socket' : '/run/systemd/private';
     attestors.push(createSystemdAttestor({ clock, random, address: { type: systemd.address, socketPath: systemd.socket_path ?? standard } }));
@@ -49,7 +57,27 @@ export function workloadAttestors(config: WorkloadConfig, { clock, random }: Att
     attestors.push(createDockerAttestor({ clock, containers: containers(), engines }));
   }
   if (cri !== undefined) attestors.push(createCriAttestor({ clock, random, containers: containers(), socketPaths: cri.socket_paths }));
+  if (kubernetes !== undefined) {
+    const { disable_container_selectors: disableContainerSelectors } = kubernetes;
+    attestors.push(createKubernetesAttestor({ clock, random, containers: containers(), source: podSource(kubernetes), disableContainerSelectors }));
+  }
   return attestors;
+}
+
+function podSource(config: NonNullable<WorkloadConfig['kubernetes']>): KubernetesAttestorOptions['source'] {
+  const { url, node_name: nodeName, ca: caFile, token_file: tokenFile } = config;
+  if (config.source === 'api_server') return { type: 'api_server', url, nodeName: config.node_name, caFile, tokenFile };
+  return {
+    type: 'kubelet',
+    url,
+    nodeName,
+    caFile,
+    tokenFile,
+    certificateFile: config.certificate,
+    keyFile: config.key,
+    skipKubeletVerification: config.skip_kubelet_verification,
+    relistMs: config.relist_interval,
+  };
 }
 
 /** What each attestor does besides answering, until it is stopped at the end. */

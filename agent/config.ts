@@ -93,10 +93,13 @@ export function parseAgentConfig(text: string, overlays: readonly Overlay[] = []
   return parseConfig(text, schema, overlays);
 }
 
+/** Numbers once they are read, which a file writes with their unit. */
+const durations: ReadonlySet<string> = new Set(['poll_interval', 'relist_interval']);
+
 /** Everything in force, defaults included; secrets are not shown. */
 export function formatAgentConfig(config: AgentConfig): string {
-  const poll_interval = `${String(config.sync.poll_interval)}ms`;
-  return stringify(JSON.parse(JSON.stringify({ ...config, sync: { poll_interval } })));
+  const written = (key: string, value: unknown): unknown => (durations.has(key) ? `${String(value)}ms` : value);
+  return stringify(JSON.parse(JSON.stringify(config, written)));
 }
 
 /** The keys in which the two differ and that only a restart applies. */

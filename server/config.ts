@@ -103,11 +103,17 @@ export function parseServerConfig(text: string, overlays: readonly Overlay[] = [
   return parseConfig(text, schema, overlays);
 }
 
+/** Durations in the sections of node attestors. */
+const ages: ReadonlySet<string> = new Set(['max_age', 'max_token_age']);
+
 /** Everything in force, defaults included, in a form that can be read back. */
 export function formatServerConfig(config: ServerConfig): string {
   const { authorities, svids, record } = config;
+  const withUnits = (key: string, value: unknown): unknown => (ages.has(key) && typeof value === 'number' ? written(value) : value);
+  const attestors: unknown = JSON.parse(JSON.stringify(config.attestors, withUnits));
   return stringify({
     ...config,
+    attestors,
     authorities: {
       x509: { ...authorities.x509, ttl: written(authorities.x509.ttl) },
       jwt: { ...authorities.jwt, ttl: written(authorities.jwt.ttl) },

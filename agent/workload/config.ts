@@ -2,7 +2,7 @@
  * What an operator may say about how processes are attested and served. From sections to attestors is `../attestors.ts`.
  */
 import { z } from 'zod';
-import { absolutePath, section, size, socketPath } from '../../runtime/config.ts';
+import { absolutePath, duration, section, size, socketPath } from '../../runtime/config.ts';
 
 const count = (min: number, max: number): z.ZodInt => z.int().min(min).max(max);
 
@@ -29,6 +29,34 @@ const systemd = section({
   socket_path: socketPath().optional(),
 });
 
+/** Where a pod finds the account it runs as. */
+const accountToken = '/var/run/secrets/kubernetes.io/serviceaccount/token';
+const accountAuthorities = '/var/run/secrets/kubernetes.io/serviceaccount/ca.crt';
+
+const kubernetes = z.discriminatedUnion('source', [
+  section({
+    source: z.literal('kubelet'),
+    /** The port without credentials is `http://127.0.0.1:10255`. */
+    url: z.string().min(1).default('https://127.0.0.1:10250'),
+    node_name: z.string().min(1).optional(),
+    ca: absolutePath().optional(),
+    token_file: absolutePath().optional(),
+    certificate: absolutePath().optional(),
+    key: absolutePath().optional(),
+    skip_kubelet_verification: z.boolean().default(false),
+    relist_interval: duration({ min: '1s', max: '10m' }).prefault('30s'),
+    disable_container_selectors: z.boolean().default(false),
+  }),
+  section({
+    source: z.literal('api_server'),
+    url: z.string().min(1).default('https://kubernetes.default.svc'),
+    node_name: z.string().min(1),
+    ca: absolutePath().default(accountAuthorities),
+    token_file: absolutePath().default(accountToken),
+    disable_container_selectors: z.boolean().default(false),
+  }),
+]);
+
 export const workload = section({
   /** Whether a process whose executable this agent may not look at is served. */
   unseen_image: z.enum(['refuse', 'accept']).default('refuse'),
@@ -47,6 +75,7 @@ export const workload = section({
   }).prefault({}),
   docker: docker.optional(),
   cri: cri.optional(),
+  kubernetes: kubernetes.optional(),
   systemd: systemd.optional(),
 });
 

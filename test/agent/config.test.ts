@@ -38,6 +38,27 @@ describe('the configuration', () => {
     expect(formatAgentConfig(parseAgentConfig(text))).toBe(text);
   });
 
+  it.each([
+    'attestor: { type: k8s_psat, cluster: prod }',
+    'attestor: { type: oidc_ci, request: { url: https://runner.example/token, audience: steeple, token_file: /token } }',
+    'attestor: { type: tpm_devid, devid_cert_path: /c, devid_priv_path: /r, devid_pub_path: /u }',
+    'workload: { docker: {}, cri: {}, systemd: {}, kubernetes: { source: kubelet, relist_interval: 10s } }',
+    'workload: { docker: { engines: [{ socket_path: /run/user/1000/docker.sock, owner_uid: 1000 }] }, kubernetes: { source: api_server, node_name: a } }',
+  ])('reads again what it prints of %s', (more) => {
+    const config = parseAgentConfig(`${least}${more}`);
+    expect(parseAgentConfig(formatAgentConfig(config))).toEqual(config);
+  });
+
+  it.each([
+    ['a token twice', 'attestor: { type: oidc_ci, token_file: /t, request: { url: https://a, audience: a, token_file: /t } }', 'attestor.token_file'],
+    ['no token', 'attestor: { type: oidc_ci }', 'attestor.token_file'],
+    ['nothing to ask with', 'attestor: { type: oidc_ci, request: { url: https://a, audience: a } }', 'attestor.request.token_file'],
+    ['a watch of no node', 'workload: { kubernetes: { source: api_server } }', 'workload.kubernetes.node_name'],
+    ['root as the owner of a rootless engine', 'workload: { docker: { engines: [{ owner_uid: 0 }] } }', 'workload.docker.engines[0].owner_uid'],
+  ])('refuses %s', (_what, more, where) => {
+    expect(problems(`${least}${more}`).join()).toContain(where);
+  });
+
   it('tells all problems at once, with their paths', () => {
     expect(
       problems(`

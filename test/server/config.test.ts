@@ -14,6 +14,23 @@ function problemsOf(text: string): readonly (readonly [string, string])[] {
   return [];
 }
 
+const everyAttestor = `
+attestors:
+  - type: join_token
+  - { type: x509pop, ca_bundle: /ca.pem }
+  - type: k8s_psat
+    clusters:
+      - name: prod
+        api_server: { url: https://10.0.0.1:6443, ca: /ca.pem, token_file: /token }
+        service_account_allow_list: [ 'steeple:agent' ]
+  - { type: tpm_devid, devid_ca_path: /devid.pem, endorsement_ca_path: /ek.pem }
+  - type: oidc_ci
+    trusts: [{ name: main, issuer: https://ci.example, audience: steeple, subject: repo, max_token_age: 5m }]
+  - { type: aws_iid, account_allow_list: ['123456789012'], certificates: [{ path: /aws.pem, regions: [eu-west-1] }], max_age: 1h }
+  - { type: gcp_iit, project_allow_list: [steeple], jwks_file: /google.json }
+  - { type: azure_imds, tenants: [{ tenant_id: t, subscriptions: [s] }], root_ca_path: /root.pem, intermediate_ca_path: /between.pem }
+`;
+
 describe('defaults', () => {
   it('are those of the documentation, with a trust domain alone', () => {
     const config = parseServerConfig(least);
@@ -28,7 +45,7 @@ describe('defaults', () => {
   });
 
   it('are printed in a form that can be read back as the same', () => {
-    const config = parseServerConfig(`${least}svids: { x509_ttl: 90s, jwt_ttl: 1500ms }\nauthorities: { absence: 0s }\n`);
+    const config = parseServerConfig(`${least}svids: { x509_ttl: 90s, jwt_ttl: 1500ms }\nauthorities: { absence: 0s }\n${everyAttestor}`);
     expect(parseServerConfig(formatServerConfig(config))).toEqual(config);
   });
 });
@@ -56,6 +73,11 @@ colour: blue
     ['two secrets for one seal', 'keys: { type: disk, key_file: /k, passphrase_file: /p }', 'keys.passphrase_file'],
     ['an attestor twice', 'attestors: [{ type: join_token }, { type: join_token }]', 'attestors[1]'],
     ['an attestor of no known type', 'attestors: [{ type: tea }]', 'attestors[0].type'],
+    ['a cluster without credentials', 'attestors: [{ type: k8s_psat, clusters: [{ name: a, api_server: { url: https://a }, service_account_allow_list: [a:b] }] }]', 'attestors[0].clusters[0].api_server.token_file'],
+    ['a certificate without its key', 'attestors: [{ type: k8s_psat, clusters: [{ name: a, api_server: { url: https://a, certificate: /c }, service_account_allow_list: [a:b] }] }]', 'attestors[0].clusters[0].api_server.key'],
+    ['a cluster that anybody may join', 'attestors: [{ type: k8s_psat, clusters: [{ name: a, api_server: { url: https://a, token_file: /t }, service_account_allow_list: [] }] }]', 'attestors[0].clusters[0].service_account_allow_list'],
+    ['a key set and where to ask for it', 'attestors: [{ type: oidc_ci, trusts: [{ name: a, issuer: https://a, audience: a, subject: s, jwks_file: /j, jwks_host: b }] }]', 'attestors[0].trusts[0].jwks_file'],
+    ['a cloud account that nobody named', 'attestors: [{ type: aws_iid, account_allow_list: [], certificates: [{ path: /a, regions: [r] }] }]', 'attestors[0].account_allow_list'],
     ['x509pop without authorities', 'attestors: [{ type: x509pop }]', 'attestors[0].ca_bundle'],
     ['keys of another type', 'keys: { type: memory, directory: /k }', 'keys.directory'],
     ['an authority too short to rotate', 'authorities: { x509: { ttl: 1s } }', 'authorities.x509.ttl'],
