@@ -65,16 +65,10 @@ class Reader implements PodListReader {
     const piece = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const items: unknown[] = [];
     let from = 0;
-    for (let at = 0; at < piece.length; at += 1) {
+    for (let at = this.#inString ? this.#skipString(piece, 0) : 0; at < piece.length; at += 1) {
       const byte = piece[at];
-      if (this.#inString) {
-        if (this.#isEscaped) this.#isEscaped = false;
-        else if (byte === backslash) this.#isEscaped = true;
-        else if (byte === quote) this.#inString = false;
-        continue;
-      }
       if (byte === quote) {
-        this.#inString = true;
+        at = this.#skipString(piece, at + 1) - 1;
       } else if (byte === openBrace || byte === openBracket) {
         this.#depth += 1;
         if (byte === openBracket && this.#depth === 2 && !this.#inItems && this.#beginsItems(piece.subarray(from, at))) {
@@ -101,9 +95,33 @@ class Reader implements PodListReader {
     return items;
   }
 
+  /** @returns where what follows the string begins; the piece's length when the string goes on after it */
+  #skipString(piece: Buffer, from: number): number {
+    let at = from;
+    if (this.#isEscaped && at < piece.length) {
+      this.#isEscaped = false;
+      at += 1;
+    }
+    for (; at < piece.length; at += 1) {
+      const byte = piece[at];
+      if (byte === backslash) {
+        at += 1;
+      } else if (byte === quote) {
+        this.#inString = false;
+        return at + 1;
+      }
+    }
+    this.#inString = true;
+    // The piece ends with a backslash.
+    this.#isEscaped = this.#isEscaped || at > piece.length;
+    return piece.length;
+  }
+
   end(): PodListHead {
     if (this.#depth !== 0 || this.#inString) throw malformed();
-    const head = fieldsOf(parseBytes(Buffer.concat(this.#head)));
+    const parsed = parseBytes(Buffer.concat(this.#head));
+    if (parsed === undefined) throw malformed();
+    const head = fieldsOf(parsed);
     // An empty list comes as null from some servers.
     if (!this.#done && head['items'] !== null) throw malformed();
     const metadata = fieldsOf(head['metadata']);
