@@ -91,9 +91,17 @@ export function softKey(kind: 'rsa' | 'P-256' | 'P-384', form: Omit<AreaForm, 'k
   return { ...pair, area: areaOf({ key: pair.publicKey, ...form }) };
 }
 
+/** PolicyA in SHA-256, PolicyB in SHA-384. */
+export const endorsementPolicies = {
+  low: Buffer.from('837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa', 'hex'),
+  high: Buffer.from('b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12', 'hex'),
+} as const;
+
+/** As templates L-1, L-2 and H-3 give it. */
 export function softEndorsementKey(kind: 'rsa' | 'P-256' | 'P-384'): SoftKey {
-  const policy = kind === 'P-384' ? new Uint8Array(48) : new Uint8Array(32);
-  return softKey(kind, { attributes: keyAttributes.endorsement, aesBits: kind === 'P-384' ? 256 : 128, nameHash: kind === 'P-384' ? 0x000c : 0x000b, policy });
+  return kind === 'P-384'
+    ? softKey(kind, { attributes: keyAttributes.endorsement | 0x40, aesBits: 256, nameHash: 0x000c, policy: endorsementPolicies.high })
+    : softKey(kind, { attributes: keyAttributes.endorsement, aesBits: 128, policy: endorsementPolicies.low });
 }
 
 export function softAttestationKey(kind: 'rsa' | 'P-256' = 'rsa', attributes: number = keyAttributes.attestation): SoftKey {

@@ -14,7 +14,7 @@ import { commonNameOf } from '../common-name.ts';
 import type { Verifier } from '../verifier.ts';
 import { digestBytes, makeCredential } from './credential.ts';
 import { composeChallenge, malformed, readEvidence, readResponse, refused, type DevidEvidence, type DevidResponse } from './evidence.ts';
-import { checkEndorsementKey, checkResidency, subjectPublicKeyInfoOf } from './residency.ts';
+import { checkClaims, checkStatement, usableKey } from './residency.ts';
 
 export interface TpmDevidOptions {
   /** DER of the authorities whose DevID certificates convince. */
@@ -33,9 +33,11 @@ export function createTpmDevidVerifier(options: TpmDevidOptions): Verifier {
     type,
     async verify(payload, challenge, { trustDomain, at }) {
       const evidence = readEvidence(payload);
+      // What costs little comes first, keys that nobody vouched for are not looked into.
+      checkClaims(evidence);
       const devid = checkDevid(evidence, options.devidAuthorities, at);
       checkEndorsement(evidence, options.endorsementAuthorities, at);
-      checkResidency(evidence);
+      checkStatement(evidence);
       const { endorsementKey, attestationKey } = evidence;
       const nonce = randomBytes(nonceBytes);
       const secret = randomBytes(digestBytes[endorsementKey.nameHash]);
@@ -59,7 +61,7 @@ function checkDevid({ devidChain, devidKey }: DevidEvidence, authorities: readon
   if (devid.leaf.keyUsage !== undefined && !hasKeyUsage(devid.leaf, keyUsage.digitalSignature)) {
     throw refused('DevID certificate is not meant for digital signatures');
   }
-  if (!sameBytes(devid.leaf.spki, subjectPublicKeyInfoOf(devidKey, 'DevID key'))) {
+  if (!sameBytes(devid.leaf.spki, usableKey(devidKey, 'DevID key'))) {
     throw refused('public key in DevID certificate differs from DevID key public blob');
   }
   return devid;
@@ -67,14 +69,13 @@ function checkDevid({ devidChain, devidKey }: DevidEvidence, authorities: readon
 
 function checkEndorsement(evidence: DevidEvidence, authorities: readonly Uint8Array[], at: number): void {
   const { endorsementCertificate, endorsementKey } = evidence;
-  checkEndorsementKey(endorsementKey);
   const { leaf } = findPath('cannot verify EK signature', [endorsementCertificate], authorities, at);
   // Makers sign other certificates too, for keys that no TPM holds.
   const purposes = leaf.extKeyUsage ?? [endorsementPurpose];
   if (leaf.isAuthority || !purposes.some((one) => one === endorsementPurpose || one === oid.anyExtKeyUsage)) {
     throw refused('cannot verify EK signature: certificate is not that of an endorsement key');
   }
-  if (!sameBytes(leaf.spki, subjectPublicKeyInfoOf(endorsementKey, 'endorsement key'))) {
+  if (!sameBytes(leaf.spki, usableKey(endorsementKey, 'endorsement key'))) {
     throw refused('public key in EK certificate differs from public key created via EK template');
   }
 }

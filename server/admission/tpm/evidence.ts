@@ -5,8 +5,7 @@
 import { decodeBase64, encodeBase64 } from '../../../spiffe/base64.ts';
 import { SpiffeError } from '../../../spiffe/errors.ts';
 import { isJsonArray, isJsonObject, parseJson, type JsonObject, type JsonValue } from '../../../spiffe/json.ts';
-import { maxCertificateBytes, parseCertificate } from '../../../spiffe/x509/certificate.ts';
-import { checkPublicKey } from '../../../spiffe/x509/public-key.ts';
+import { maxCertificateBytes } from '../../../spiffe/x509/certificate.ts';
 import { readPublicArea, readSignature, type PublicArea, type TpmSignature } from '../../../runtime/tpm/structures.ts';
 import type { ProtectedCredential } from './credential.ts';
 
@@ -36,19 +35,13 @@ const maxPartBytes = 4 * 1024;
 /** @throws invalid `tpm-devid.malformed` */
 export function readEvidence(payload: Uint8Array): DevidEvidence {
   const data = readObject(payload, maxPayloadBytes, 'attestation data');
-  const devidChain = readChain(data['DevIDCert']);
-  const endorsementCertificate = readPart(data, 'EKCert', 'endorsement certificate', maxCertificateBytes);
-  // A kind and size of key that is not allowed is refused before it is computed with.
-  for (const der of [devidChain[0] ?? new Uint8Array(), endorsementCertificate]) {
-    translated('unable to use certificate', () => checkPublicKey(parseCertificate(der).spki));
-  }
   const keyOf = (member: string, what: string): PublicArea =>
     translated(`cannot decode ${what}`, () => readPublicArea(readPart(data, member, what, maxPartBytes)));
   const signed = readPart(data, 'CertificationSignature', 'signature of the certification', maxPartBytes);
   return {
-    devidChain,
+    devidChain: readChain(data['DevIDCert']),
     devidKey: keyOf('DevIDPub', 'DevID key public blob'),
-    endorsementCertificate,
+    endorsementCertificate: readPart(data, 'EKCert', 'endorsement certificate', maxCertificateBytes),
     endorsementKey: keyOf('EKPub', 'endorsement key public blob'),
     attestationKey: keyOf('AKPub', 'attestation key public blob'),
     statement: readPart(data, 'CertifiedDevID', 'certification of the DevID key', maxPartBytes),

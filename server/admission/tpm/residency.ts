@@ -3,6 +3,7 @@
  * those names the DevID key. That the attestation key lives in a certain TPM is for a credential to show.
  */
 import { constants, createPublicKey, verify } from 'node:crypto';
+import type { SpiffeError } from '../../../spiffe/errors.ts';
 import { curves, sameBytes } from '../../../spiffe/x509/names.ts';
 import { checkPublicKey } from '../../../spiffe/x509/public-key.ts';
 import {
@@ -44,41 +45,49 @@ const endorsementForms: readonly {
 ];
 
 /**
- * What is cheap first; the statement is read once its signature verified.
- * @throws denied `tpm-devid.refused`, invalid `tpm-devid.malformed`
+ * What the keys claim to be; that they are is for signatures and certificates to show.
+ * @throws denied `tpm-devid.refused`
  */
-export function checkResidency({ devidKey, attestationKey, statement, signature }: DevidEvidence): void {
-  const wrong = (what: string): Error => refused(`cannot verify that DevID is in the same TPM than AK: ${what}`);
+export function checkClaims({ devidKey, attestationKey, endorsementKey }: DevidEvidence): void {
   if (!hasAttributes(attestationKey, resident | restricted | sign) || hasAnyAttribute(attestationKey, decrypt)) {
-    throw wrong('attestation key is not a restricted signing key that its TPM made and keeps');
+    throw notResident('attestation key is not a restricted signing key that its TPM made and keeps');
   }
   if (!hasAttributes(devidKey, resident | sign) || hasAnyAttribute(devidKey, decrypt | restricted)) {
-    throw wrong('DevID key is not a signing key that its TPM made and keeps');
+    throw notResident('DevID key is not a signing key that its TPM made and keeps');
   }
+  checkEndorsementKey(endorsementKey);
+}
+
+/**
+ * The statement is read once its signature verified.
+ * @throws denied `tpm-devid.refused`, invalid `tpm-devid.malformed`
+ */
+export function checkStatement({ devidKey, attestationKey, statement, signature }: DevidEvidence): void {
   const { scheme } = attestationKey;
   if (scheme === undefined || scheme.algorithm !== signature.algorithm || scheme.hash !== signature.hash) {
-    throw wrong('the certification is not signed in the way of the attestation key');
+    throw notResident('the certification is not signed in the way of the attestation key');
   }
-  const spki = subjectPublicKeyInfoOf(attestationKey, 'attestation key');
-  if (!verifyStatement(statement, spki, attestationKey, signature)) throw wrong('the signature of the certification does not verify');
-  // Read only now, from the bytes that were signed.
+  const spki = usableKey(attestationKey, 'attestation key');
+  if (!verifyStatement(statement, spki, attestationKey, signature)) throw notResident('the signature of the certification does not verify');
   const { name } = translated('cannot decode certification of the DevID key', () => readCertified(statement));
-  if (!sameBytes(name, nameOf(devidKey))) throw wrong('the certification is of another object');
+  if (!sameBytes(name, nameOf(devidKey))) throw notResident('the certification is of another object');
 }
 
 /**
  * The certificate speaks for the key alone, so everything else about it is held against the forms that makers certify: a
  * restricted key for decryption, used with leave of the endorsement hierarchy.
- * @throws denied `tpm-devid.refused`
  */
-export function checkEndorsementKey({ attributes, authPolicy, nameHash, scheme, aesBits }: PublicArea): void {
+function checkEndorsementKey({ attributes, authPolicy, nameHash, scheme, aesBits }: PublicArea): void {
   const text = Buffer.from(authPolicy).toString('hex');
   const known = endorsementForms.some((form) => form.policy === text && form.nameHash === nameHash && form.attributes === attributes && form.aesBits === aesBits);
   if (!known || scheme !== undefined) throw refused('endorsement key is of no form that the EK Credential Profile gives');
 }
 
-/** In the form of certificates, with a kind, size and quality of key that may be computed with. */
-export function subjectPublicKeyInfoOf(area: PublicArea, what: string): Uint8Array {
+/**
+ * In the form of certificates, of a kind, size and quality that may be computed with.
+ * @throws invalid `tpm-devid.malformed`
+ */
+export function usableKey(area: PublicArea, what: string): Uint8Array {
   return translated(`cannot use ${what}`, () => {
     const spki = subjectPublicKeyInfo(area.key);
     checkPublicKey(spki);
@@ -98,4 +107,8 @@ function verifyStatement(statement: Uint8Array, spki: Uint8Array, { key }: Publi
   const [octets = new Uint8Array()] = parts;
   const padding = algorithm === 'rsapss' ? constants.RSA_PKCS1_PSS_PADDING : constants.RSA_PKCS1_PADDING;
   return verify(hash, statement, { key: publicKey, padding }, octets);
+}
+
+function notResident(what: string): SpiffeError {
+  return refused(`cannot verify that DevID is in the same TPM than AK: ${what}`);
 }
