@@ -2,7 +2,7 @@
  * What workloads caused, told to the record and to the metrics: one place where a call of the Workload API becomes events.
  * Sampling and keeping them is `events/`.
  */
-import { canonicalSelectors } from '../spiffe/selector.ts';
+import { canonicalSelectors, type Selector } from '../spiffe/selector.ts';
 import type { Reporter } from './events/report.ts';
 import type { Observer } from './observe.ts';
 import type { RenewalOutcome } from './svids/renew.ts';
@@ -17,8 +17,19 @@ export interface WorkloadWitness extends Witness {
   signedToken(outcome: TokenOutcome): void;
 }
 
-/** Far more than any attestor yields today; the rest is counted by the server's own limits. */
+/** In one event. */
 const mostSelectors = 256;
+
+/**
+ * In order, without environments: they hold passwords, and what an entry asks of one is on record with the match. A
+ * container with a thousand labels loses the last of them, and nothing else.
+ */
+function recordedOf(selectors: Iterable<Selector>): readonly Selector[] {
+  const recorded = canonicalSelectors(selectors).filter((selector) => !selector.startsWith('docker:env:'));
+  const types = Map.groupBy(recorded, (selector) => selector.slice(0, selector.indexOf(':')));
+  const kept = [...types.values()].toSorted((a, b) => a.length - b.length).flat();
+  return canonicalSelectors(kept.slice(0, mostSelectors));
+}
 
 export function createWitness(observer: Observer, reporter: Pick<Reporter, 'record'>): WorkloadWitness {
   return {
@@ -29,7 +40,7 @@ export function createWitness(observer: Observer, reporter: Pick<Reporter, 'reco
       reporter.record({
         kind: 'attested',
         process: caller.process,
-        selectors: canonicalSelectors(attestation.selectors).slice(0, mostSelectors),
+        selectors: recordedOf(attestation.selectors),
         reason: failed.join(', '),
       });
     },

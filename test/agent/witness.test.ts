@@ -39,6 +39,15 @@ it('an attestation is told with its selectors in order, bounded, and who could n
   expect([recorded[0]?.selectors?.length, recorded[0]?.selectors?.[0]]).toEqual([256, 'a:000']);
 });
 
+it('an environment is not on record, and no number of labels hides what the kernel says', () => {
+  const labels = Array.from({ length: 1_000 }, (_, i) => `docker:label:l:${String(i)}`);
+  const selectors = new Set(['unix:uid:1', 'docker:env:PASSWORD=hunter2', ...labels].map(parseSelector));
+  witness.attested(caller, { selectors, given: new Map(), reports: [], incomplete: false, pending: undefined, rechecks: [] });
+  expect(recorded[0]?.selectors).toHaveLength(256);
+  expect(recorded[0]?.selectors?.at(-1)).toBe('unix:uid:1');
+  expect(JSON.stringify(recorded)).not.toContain('hunter2');
+});
+
 it.each([
   ['with a jti', { jti: 'j-1' }, 'j-1'],
   ['without one', {}, ''],
