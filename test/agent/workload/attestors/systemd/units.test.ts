@@ -264,6 +264,7 @@ it('T-A09 what is remembered is bounded', async () => {
   for (let pid = 1; pid <= remembered + 1; pid += 1) fake.units.set(pid, { id: `u${String(pid)}.service`, fragmentPath: '' });
   // The stand-in looks for a unit among all of them.
   fake.instead.set('Get', (call) => fake.answer(call, 'v', ['s', call.texts[1] === 'Id' ? call.path : '']));
+  await units.ofProcess(1, forever);
   for (let pid = 1; pid <= remembered; pid += 64) await Promise.all(Array.from({ length: 64 }, (_, index) => units.ofProcess(pid + index, forever)));
   await units.ofProcess(1, forever);
   expect(fake.asked('Get')).toBe(2 * remembered);
