@@ -70,7 +70,7 @@ export function statementOf({ name, magic = generatedValue, type = certifyStatem
 }
 
 /** TPMT_SIGNATURE over `message`, in SHA-256. */
-export function signatureOf(message: Uint8Array, key: KeyObject, asIf: number | undefined = undefined): Buffer {
+export function signatureOf(message: Uint8Array, key: KeyObject, asIf?: number): Buffer {
   if (key.asymmetricKeyType === 'rsa') return Buffer.concat([TWO(asIf ?? 0x0014), TWO(0x000b), behindSize(sign('sha256', message, key))]);
   const both = sign('sha256', message, { key, dsaEncoding: 'ieee-p1363' });
   const half = both.length / 2;
