@@ -4,6 +4,7 @@
 import { entryFromMessage } from '../proto/convert/entry.ts';
 import type { Entry__Output } from '../proto/gen/spire/api/types/Entry.ts';
 import type { RegistrationEntry } from '../spiffe/entry.ts';
+import { strengthOf } from '../spiffe/strength.ts';
 import { exitCodes, type Io } from './command.ts';
 import { instant, json, record, table } from './print.ts';
 
@@ -43,6 +44,7 @@ export function entryRecord(entry: RegistrationEntry): string {
     entry.jwtSvidIncludeJti && 'jwt-svid-include-jti',
     entry.forbidCache && 'forbid-cache',
   ].filter((flag) => flag !== false);
+  const strength = strengthOf(entry.selectors);
   const ttl = (seconds: number): string => (seconds === 0 ? 'default' : `${seconds}s`);
   return record([
     ['Entry ID', entry.id],
@@ -52,6 +54,7 @@ export function entryRecord(entry: RegistrationEntry): string {
     ['X509-SVID TTL', ttl(entry.x509SvidTtlSeconds)],
     ['JWT-SVID TTL', ttl(entry.jwtSvidTtlSeconds)],
     ['Selectors', entry.selectors],
+    ['Strength', `${strength.level} of 5: ${strength.why}`],
     ['Federates with', entry.federatesWith],
     ['DNS names', entry.dnsNames],
     ['Hint', entry.hint],

@@ -9,6 +9,7 @@ import type { Status } from '../../proto/gen/steeple/agent/v1/Status.ts';
 import { explainMatch, type MatchDistance } from '../../spiffe/authorize.ts';
 import type { RegistrationEntry } from '../../spiffe/entry.ts';
 import { canonicalSelectors } from '../../spiffe/selector.ts';
+import { strengthOf } from '../../spiffe/strength.ts';
 import { linkedController } from '../../runtime/abort.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { CallContext, ServiceHandlers } from '../../runtime/rpc/handlers.ts';
@@ -85,7 +86,8 @@ async function attestAll({ attest, clock }: AdminApiOptions, peer: Peer, signal:
 }
 
 function matchToMessage({ entry, missing }: MatchDistance<RegistrationEntry>): EntryMatch {
-  return { entry_id: entry.id, spiffe_id: entry.spiffeId, missing_selectors: [...missing] };
+  const { level, why } = strengthOf(entry.selectors);
+  return { entry_id: entry.id, spiffe_id: entry.spiffeId, missing_selectors: [...missing], strength: level, strength_reason: why };
 }
 
 function statusToMessage(status: AgentStatus): Status {

@@ -30,7 +30,9 @@ export const explainCommands: readonly Command[] = [
           lines.push(...attestor.selectors.map((selector) => `  ${selector}`));
         }
         if (found.matches.length === 0) lines.push('no entry matches: the process has no identity here');
-        for (const match of found.matches) lines.push(`gets ${match.spiffe_id} by entry ${match.entry_id}`);
+        for (const match of found.matches) {
+          lines.push(`gets ${match.spiffe_id} by entry ${match.entry_id}, strength ${match.strength}: ${match.strength_reason}`);
+        }
         for (const near of found.closest) {
           lines.push(`lacks for ${near.spiffe_id} (entry ${near.entry_id}):`);
           lines.push(...near.missing_selectors.map((selector) => `  ${selector}`));

@@ -80,7 +80,7 @@ it('tells the entries that match, and of the others those that lack least, first
   ];
   const { explain } = setting([attestor('unix', () => ['unix:uid:1'])], () => entries);
   const { matches, closest } = await explain();
-  expect(matches?.map((match) => match.spiffe_id)).toEqual(['spiffe://example.org/right']);
+  expect(matches?.map((match) => [match.spiffe_id, match.strength])).toEqual([['spiffe://example.org/right', 1]]);
   expect(closest).toMatchObject([
     { spiffe_id: 'spiffe://example.org/near', missing_selectors: ['unix:path:/a'] },
     { spiffe_id: 'spiffe://example.org/far', missing_selectors: ['unix:path:/a', 'unix:path:/b'] },

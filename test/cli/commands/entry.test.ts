@@ -42,6 +42,13 @@ describe('entry create', () => {
     expect(await shown()).toMatchObject([{ spiffeId: 'spiffe://example.org/a', parentId: node, selectors: ['unix:uid:0'], expiresAt: null }]);
   });
 
+  it('G-35: shows what the selectors can prove at most', async () => {
+    const digest = `unix:sha256:${'a'.repeat(64)}`;
+    expect((await entry('create', ...least)).out).toMatch(/^Strength: +1 of 5: a user alone/m);
+    const { out } = await entry('create', '--parent-id', node, '--spiffe-id', 'spiffe://example.org/b', '--selector', 'unix:uid:7', '--selector', digest);
+    expect(out).toMatch(/^Strength: +2 of 5: /m);
+  });
+
   it('takes every flag', async () => {
     const all = ['--id', 'e1', '--selector', 'unix:gid:0', '--x509-svid-ttl', '5m', '--jwt-svid-ttl', '90', '--dns', 'a.example', '--dns', 'b.example', '--hint', 'h'];
     const switches = ['--admin', '--downstream', '--disable-x509-svid-prefetch', '--jwt-svid-include-jti', '--forbid-cache', '--expires', '2031-01-31T12:00:00Z'];

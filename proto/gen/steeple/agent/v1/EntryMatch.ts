@@ -7,10 +7,14 @@ export interface EntryMatch {
   'entry_id'?: (string);
   'spiffe_id'?: (string);
   'missing_selectors'?: (string)[];
+  'strength'?: (number);
+  'strength_reason'?: (string);
 }
 
 export interface EntryMatch__Output {
   'entry_id': (string);
   'spiffe_id': (string);
   'missing_selectors': (string)[];
+  'strength': (number);
+  'strength_reason': (string);
 }
