@@ -9,6 +9,7 @@ import { createServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import { createClusterAuthority, type ClusterAuthority } from './kubernetes-tls.ts';
+import { readReviewQuestion, type TokenReviewQuestion } from './kubernetes-review.ts';
 import type { PodObject } from './kubernetes-pods.ts';
 
 /** What happens to a request instead of its answer; each fault is used up by one request. */
@@ -162,7 +163,7 @@ export async function createCluster(options: ClusterOptions = {}): Promise<Clust
   const route = async (asked: ClusterRequest, incoming: IncomingMessage, response: ServerResponse): Promise<void> => {
     const { method, path, query } = asked;
     if (method === 'POST' && path === '/apis/authentication.k8s.io/v1/tokenreviews') {
-      answer(response, 201, reviewOf(JSON.parse(await bodyOf(incoming)) as TokenReviewQuestion, reviews));
+      answer(response, 201, reviewOf(readReviewQuestion(await bodyOf(incoming)), reviews));
       return;
     }
     if (method !== 'GET') return refuse(response, 405, 'MethodNotAllowed');
@@ -327,10 +328,6 @@ async function spoil(fault: ClusterFault, incoming: IncomingMessage, response: S
   }
 }
 
-interface TokenReviewQuestion {
-  readonly spec?: { readonly token?: string; readonly audiences?: readonly string[] };
-}
-
 function reviewOf({ spec }: TokenReviewQuestion, reviews: ReadonlyMap<string, TokenReviewed>): object {
   const known = reviews.get(spec?.token ?? '');
   const wanted = spec?.audiences ?? known?.audiences ?? [];
@@ -341,8 +338,8 @@ function reviewOf({ spec }: TokenReviewQuestion, reviews: ReadonlyMap<string, To
   return { kind: 'TokenReview', apiVersion: 'authentication.k8s.io/v1', metadata: { creationTimestamp: null }, spec: { ...spec }, status };
 }
 
-async function bodyOf(incoming: IncomingMessage): Promise<string> {
+async function bodyOf(incoming: IncomingMessage): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of incoming as AsyncIterable<Buffer>) chunks.push(chunk);
-  return Buffer.concat(chunks).toString();
+  return Buffer.concat(chunks);
 }
