@@ -6,6 +6,8 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { type Cluster, createCluster } from '../help/kubernetes.ts';
+import { podOf, uidOf } from '../help/kubernetes-pods.ts';
 import { type Finished, runToEnd, type Running, startRunning } from '../help/running.ts';
 import { type AgentProcess, createSite, type Site, trustDomain } from '../help/site.ts';
 import { buildProgram, withoutGo } from './program.ts';
@@ -109,6 +111,115 @@ plugins {
     expect((await site.steeple('agent', 'ban', '--spiffe-id', agentId)).code).toBe(0);
     await running.exit;
     expect(running.text()).toContain('banned');
+  });
+});
+
+const podToken = 'header.a-projected-token.signature';
+
+/** An API server that knows `podToken` as an agent's, and `server-token` as a server's own. */
+async function clusterWithAgent(): Promise<Cluster> {
+  const cluster = await createCluster();
+  const pod = podOf('agent-v5wgr', { namespace: 'spire', serviceAccount: 'spire-agent', labels: { team: 'a' } });
+  cluster.setPod(pod);
+  cluster.nodes.set('node-1', { metadata: { name: 'node-1', uid: uidOf('node-1'), labels: { zone: 'eu-1' } } });
+  cluster.tokens.add('server-token');
+  const extra = { 'authentication.kubernetes.io/pod-name': [pod.metadata.name], 'authentication.kubernetes.io/pod-uid': [pod.metadata.uid] };
+  cluster.reviews.set(podToken, { user: { username: 'system:serviceaccount:spire:spire-agent', extra }, audiences: ['spire-server'] });
+  return cluster;
+}
+
+describe.skipIf(withoutAgent !== undefined)(`spire-agent in a pod, at our server ${withoutAgent ?? ''}`, () => {
+  let site: Site;
+  let cluster: Cluster;
+  let running: Running;
+  let socket: string;
+  let tokenFile: string;
+
+  const startAgent = (): void => {
+    const base = path.join(site.directory, 'spire');
+    running = site.own(startRunning([spireAgent ?? '', 'run', '-config', path.join(base, 'agent.conf')]));
+  };
+
+  beforeAll(async () => {
+    cluster = await clusterWithAgent();
+    site = await createSite();
+    await writeFile(path.join(site.directory, 'kube-ca.pem'), cluster.authority.ca);
+    await writeFile(path.join(site.directory, 'kube-token'), 'server-token', { mode: 0o600 });
+    await site.configureServer(`attestors:
+  - type: k8s_psat
+    clusters:
+      - name: c1
+        api_server: { url: '${cluster.url}', ca: ${site.directory}/kube-ca.pem, token_file: ${site.directory}/kube-token }
+        service_account_allow_list: ['spire:spire-agent']
+        allowed_node_label_keys: [zone]
+        allowed_pod_label_keys: [team]
+svids: { agent_ttl: 20s }
+`);
+    await site.startServer();
+    await site.writeBundle();
+    const base = path.join(site.directory, 'spire');
+    socket = path.join(base, 'api.sock');
+    tokenFile = path.join(base, 'token');
+    await mkdir(path.join(base, 'data'), { recursive: true });
+    await writeFile(tokenFile, podToken);
+    await writeFile(
+      path.join(base, 'agent.conf'),
+      `agent {
+  data_dir = "${base}/data"
+  server_address = "127.0.0.1"
+  server_port = "${site.port}"
+  socket_path = "${socket}"
+  trust_bundle_path = "${site.bundleFile}"
+  trust_domain = "${trustDomain}"
+  log_level = "DEBUG"
+}
+plugins {
+  KeyManager "memory" { plugin_data {} }
+  NodeAttestor "k8s_psat" { plugin_data { cluster = "c1" token_path = "${tokenFile}" } }
+  WorkloadAttestor "unix" { plugin_data {} }
+}
+`,
+    );
+    startAgent();
+    await until(() => runToEnd([spireAgent ?? '', 'healthcheck', '-socketPath', socket]).then(({ code }) => code === 0), () => running.text());
+  });
+  afterAll(async () => {
+    await site?.[Symbol.asyncDispose]();
+    await cluster?.[Symbol.asyncDispose]();
+  });
+
+  it('joins by its projected token, with the ID and the selectors that SPIRE gives', async () => {
+    const uid = uidOf('node-1');
+    const pod = podOf('agent-v5wgr', { namespace: 'spire' }).metadata;
+    const agents = await site.ask<readonly { id: string; attestationType: string; selectors: readonly string[] }[]>('agent', 'list');
+    expect(agents).toMatchObject([{ id: `spiffe://${trustDomain}/spire/agent/k8s_psat/c1/${uid}`, attestationType: 'k8s_psat' }]);
+    expect(agents[0]?.selectors.toSorted()).toEqual(
+      [
+        'agent_node_ip:10.1.0.4',
+        'agent_node_label:zone:eu-1',
+        'agent_node_name:node-1',
+        `agent_node_uid:${uid}`,
+        'agent_ns:spire',
+        'agent_pod_label:team:a',
+        'agent_pod_name:agent-v5wgr',
+        `agent_pod_uid:${pod.uid}`,
+        'agent_sa:spire-agent',
+        'cluster:c1',
+      ].map((value) => `k8s_psat:${value}`),
+    );
+  });
+
+  it('attests again instead of renewing', async () => {
+    const reviews = (): number => cluster.requests.filter(({ path: asked }) => asked.endsWith('/tokenreviews')).length;
+    await until(() => Promise.resolve(reviews() >= 2), () => running.text());
+    expect(await site.ask<readonly unknown[]>('agent', 'list')).toHaveLength(1);
+  });
+
+  it('does not join with a token that the API server does not know', async () => {
+    await running.end();
+    await writeFile(tokenFile, 'header.forged.signature');
+    startAgent();
+    await until(() => Promise.resolve(running.text().includes('token not authenticated according to TokenReview API')), () => running.text());
   });
 });
 
@@ -235,5 +346,68 @@ plugins {
   it('ends when spire-server bans it', async () => {
     await spire('agent', 'ban', '-spiffeID', agentId);
     expect((await Promise.race([agent.exit, sleep(40_000).then(() => ({ code: agent.text() }))])).code).toBe(3);
+  });
+});
+
+describe.skipIf(withoutServer !== undefined)(`our agent in a pod, at spire-server ${withoutServer ?? ''}`, () => {
+  let site: Site;
+  let cluster: Cluster;
+  let server: Running;
+
+  beforeAll(async () => {
+    cluster = await clusterWithAgent();
+    site = await createSite();
+    const base = path.join(site.directory, 'server');
+    await mkdir(path.dirname(site.socket), { recursive: true });
+    await mkdir(path.join(site.directory, 'agent'), { recursive: true });
+    await writeFile(path.join(site.directory, 'agent', 'token'), podToken);
+    await writeFile(path.join(base, 'kube-ca.pem'), cluster.authority.ca);
+    await writeFile(
+      path.join(base, 'kubeconfig'),
+      `apiVersion: v1
+kind: Config
+clusters: [{ name: c, cluster: { server: '${cluster.url}', certificate-authority: ${base}/kube-ca.pem } }]
+users: [{ name: u, user: { token: server-token } }]
+contexts: [{ name: x, context: { cluster: c, user: u } }]
+current-context: x
+`,
+    );
+    await writeFile(
+      path.join(base, 'server.conf'),
+      `server {
+  bind_address = "127.0.0.1"
+  bind_port = "${site.port}"
+  socket_path = "${site.socket}"
+  trust_domain = "${trustDomain}"
+  data_dir = "${base}/data"
+  log_level = "DEBUG"
+}
+plugins {
+  DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = "${base}/store.sqlite3" } }
+  KeyManager "memory" { plugin_data {} }
+  NodeAttestor "k8s_psat" {
+    plugin_data {
+      clusters = { "c1" = { service_account_allow_list = ["spire:spire-agent"] kube_config_file = "${base}/kubeconfig" } }
+    }
+  }
+}
+`,
+    );
+    server = site.own(startRunning([spireServer ?? '', 'run', '-config', path.join(base, 'server.conf')]));
+    await until(() => runToEnd([spireServer ?? '', 'healthcheck', '-socketPath', site.socket]).then(({ code }) => code === 0), () => server.text());
+    const shown = await runToEnd([spireServer ?? '', 'bundle', 'show', '-socketPath', site.socket]);
+    await writeFile(site.bundleFile, shown.stdout);
+  });
+  afterAll(async () => {
+    await site?.[Symbol.asyncDispose]();
+    await cluster?.[Symbol.asyncDispose]();
+  });
+
+  it('joins by its projected token', async () => {
+    const config = `attestor: { type: k8s_psat, cluster: c1, token_file: ${site.directory}/agent/token }`;
+    const agent = await site.startAgent('agent', { config });
+    await agent.until('identity.attested');
+    const { stdout } = await runToEnd([spireServer ?? '', 'agent', 'list', '-socketPath', site.socket]);
+    expect(stdout, server.text()).toContain(`spiffe://${trustDomain}/spire/agent/k8s_psat/c1/${uidOf('node-1')}`);
   });
 });
