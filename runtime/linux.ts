@@ -22,6 +22,11 @@ const LOCK_NB = 4;
 const POLLIN = 1;
 /** The same on every architecture: it came after the numbers were unified. */
 const SYS_PIDFD_OPEN = 434;
+const SYS_OPENAT2 = 437;
+const O_PATH = 0o10000000;
+const O_CLOEXEC = 0o2000000;
+const RESOLVE_NO_MAGICLINKS = 2n;
+const RESOLVE_IN_ROOT = 16n;
 
 export const EPOLLIN = 1;
 export const EPOLLONESHOT = 1 << 30;
@@ -205,6 +210,19 @@ export function pidfdExited(pidfd: number): boolean {
   pollEntry.writeInt32LE(pidfd, 0);
   pollEntry.writeInt32LE(POLLIN, 4);
   return check('poll', libc().poll(pollEntry, 1, 0)) !== 0;
+}
+
+/**
+ * Looks up a path as a process whose root is `root` does: links, absolute ones and `..` too, stay below it, and none of the
+ * kernel's own in /proc is followed (Linux 5.6). Nothing is opened but the place, so no device wakes and no pipe waits.
+ * @returns a descriptor to ask for the file's state or to open again by `/proc/self/fd`; the caller closes it
+ */
+export function locateBeneath(root: number, path: string): number {
+  const how = Buffer.alloc(24);
+  how.writeBigUInt64LE(BigInt(O_PATH | O_CLOEXEC), 0);
+  how.writeBigUInt64LE(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, 16);
+  const name = Buffer.from(`${path}\0`);
+  return check('openat2', libc().syscall(SYS_OPENAT2, 'int', root, 'void *', name, 'void *', how, 'unsigned long', how.length));
 }
 
 /** Two connected stream sockets; the caller closes both. */

@@ -16,37 +16,43 @@ export interface Ancestry<T> {
   readonly reason?: string;
 }
 
-/**
- * @param look at one ancestor by its number; what it says counts only if that process was the parent before and after
- * @param depth how many generations at most are asked for
- * @throws as `readProcessFile`, of the process itself; whatever `look` throws
- */
-export function ancestryOf<T>(pid: number, look: (pid: number) => T, depth: number = LIMIT_DEPTH): Ancestry<T> {
-  const ancestors: T[] = [];
-  let child: Birth | undefined = birthOf(pid);
-  for (let tries = 0; child !== undefined && child.parent !== 0; ) {
-    if (ancestors.length === LIMIT_DEPTH) return { ancestors, reason: 'process.ancestor.too-deep' };
-    if (ancestors.length === depth) return { ancestors };
-    const parent = birthIfAny(child.parent);
-    if (parent !== undefined && parent.startedAt > child.startedAt) return { ancestors, reason: 'process.ancestor.younger' };
-    const said = parent === undefined ? undefined : { value: look(parent.pid) };
-    const again = birthIfAny(child.pid);
-    if (again?.startedAt !== child.startedAt) return { ancestors, reason: 'process.ancestor.moved' };
-    // A child outlives its parent and is handed up; the number of the parent may then be anybody's.
-    if (said === undefined || again.parent !== parent?.pid || birthIfAny(parent.pid)?.startedAt !== parent.startedAt) {
-      tries += 1;
-      if (tries === TRIES) return { ancestors, reason: 'process.ancestor.moved' };
-      child = again;
-      continue;
-    }
-    ancestors.push(said.value);
-    child = parent;
-    tries = 0;
-  }
-  return { ancestors };
+export interface AncestryOptions {
+  /** How many generations at most are asked for. */
+  readonly depth?: number;
+  /** Undefined when there is no such process. */
+  readonly birthOf?: (pid: number) => Birth | undefined;
 }
 
-interface Birth {
+/**
+ * @param look at one ancestor by its number; what it says counts only if that process was the parent before and after
+ * @throws internal `process.form`; what `readProcessFile` throws of rights and lengths; whatever `look` throws
+ */
+export function ancestryOf<T>(pid: number, look: (pid: number) => T, options: AncestryOptions = {}): Ancestry<T> {
+  const { depth = Number.POSITIVE_INFINITY, birthOf = readBirth } = options;
+  const ancestors: T[] = [];
+  let child = birthOf(pid);
+  for (let tries = 0; child !== undefined && tries < TRIES; ) {
+    if (child.parent === 0 || ancestors.length >= depth) return { ancestors };
+    if (ancestors.length === LIMIT_DEPTH) return { ancestors, reason: 'process.ancestor.too-deep' };
+    const parent = birthOf(child.parent);
+    const said = parent === undefined ? undefined : { parent, value: look(parent.pid) };
+    const again = birthOf(child.pid);
+    if (again?.startedAt !== child.startedAt) break;
+    // A child outlives its parent and is handed up; the number of the parent may then be anybody's.
+    if (said === undefined || again.parent !== said.parent.pid || birthOf(said.parent.pid)?.startedAt !== said.parent.startedAt) {
+      child = again;
+      tries += 1;
+      continue;
+    }
+    if (said.parent.startedAt > child.startedAt) return { ancestors, reason: 'process.ancestor.younger' };
+    ancestors.push(said.value);
+    child = said.parent;
+    tries = 0;
+  }
+  return { ancestors, reason: 'process.ancestor.moved' };
+}
+
+export interface Birth {
   readonly pid: number;
   /** 0 for none, or one in another pid namespace than this program's. */
   readonly parent: number;
@@ -54,21 +60,23 @@ interface Birth {
   readonly startedAt: bigint;
 }
 
-function birthOf(pid: number): Birth {
-  const text = readProcessFile(pid, 'stat').toString('latin1');
+function readBirth(pid: number): Birth | undefined {
+  let text: string;
+  try {
+    text = readProcessFile(pid, 'stat').toString('latin1');
+  } catch (error) {
+    if (isSpiffeError(error, 'unavailable', 'process.gone')) return undefined;
+    throw error;
+  }
+  return { pid, ...parseBirth(text) };
+}
+
+/** @throws internal `process.form` */
+export function parseBirth(text: string): Omit<Birth, 'pid'> {
   // The name in parentheses is the program's own choice and may hold anything, so fields count from the last ")".
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ', 20);
   const [, parent = ''] = fields;
   const startedAt = fields[19] ?? '';
   if (!/^\d{1,10}$/.test(parent) || !/^\d{1,20}$/.test(startedAt)) throw malformed();
-  return { pid, parent: Number(parent), startedAt: BigInt(startedAt) };
-}
-
-function birthIfAny(pid: number): Birth | undefined {
-  try {
-    return birthOf(pid);
-  } catch (error) {
-    if (isSpiffeError(error, 'unavailable')) return undefined;
-    throw error;
-  }
+  return { parent: Number(parent), startedAt: BigInt(startedAt) };
 }

@@ -15,10 +15,11 @@ import type { CgroupLine } from '../cgroup.ts';
 import { readCgroups } from '../cgroup.ts';
 import type { Omit, WorkloadAttestor } from '../attestor.ts';
 import { ancestryOf } from './process-ancestors.ts';
-import { malformed, readProcessFile } from './process-file.ts';
+import { malformed, plainText, readProcessFile, readProcessLink } from './process-file.ts';
 import { hostPathOf, writableBecause } from './process-image.ts';
 import { createNamespaces, namespaceKinds } from './process-namespace.ts';
 import type { Namespaces } from './process-namespace.ts';
+import { scriptOf } from './process-script.ts';
 import { capabilityNames, isTraced, readStatus } from './process-status.ts';
 import { createImageHashes } from './unix-hash.ts';
 import type { ImageHashes } from './unix-hash.ts';
@@ -52,6 +53,8 @@ const facts: Readonly<Record<string, Fact>> = {
   parent: (peer, context) => ancestorPaths(peer, context, 'parent', 1),
   ancestor: (peer, context) => ancestorPaths(peer, context, 'ancestor'),
   image: imageFacts,
+  interpreter: interpreterFact,
+  script: scriptFacts,
   cgroup: cgroupPaths,
   namespace: namespaceFacts,
   capability: capabilityFacts,
@@ -112,7 +115,7 @@ function ancestorPaths(peer: Peer, { namespaces, omit }: FactContext, kind: stri
       throw error;
     }
   };
-  const { ancestors, reason } = ancestryOf(peer.pid, look, depth);
+  const { ancestors, reason } = ancestryOf(peer.pid, look, depth === undefined ? {} : { depth });
   for (const fault of new Set(ancestors.flatMap((one) => ('reason' in one ? [one.reason] : [])))) omit(what, fault);
   if (reason !== undefined) omit(what, reason);
   return [...new Set(ancestors.flatMap((one) => ('path' in one ? [`path:${one.path}`] : [])))];
@@ -127,6 +130,18 @@ async function imageFacts(peer: Peer, { hashes, omit }: FactContext): Promise<re
   if (because === undefined) values.push('writable:false');
   else omit('process:image:writable', because);
   return values;
+}
+
+function interpreterFact(peer: Peer, { omit }: FactContext): readonly string[] {
+  const script = scriptOf(peer);
+  if ('reason' in script) return missing('process:interpreter', script.reason, omit);
+  const path = plainText(readProcessLink(peer.pid, 'exe'));
+  return path?.startsWith('/') === true ? [path] : missing('process:interpreter', 'process.path.text', omit);
+}
+
+function scriptFacts(peer: Peer, { omit }: FactContext): readonly string[] {
+  const script = scriptOf(peer);
+  return 'reason' in script ? missing('process:script', script.reason, omit) : [script.path, `sha256:${script.sha256}`];
 }
 
 /** In the hierarchy that systemd keeps its units in: cgroup v2, `name=systemd` of v1, or both of a hybrid. */
