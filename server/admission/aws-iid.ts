@@ -11,7 +11,7 @@ import { composeSelector } from '../../spiffe/selector.ts';
 import { parseCertificate, type Certificate } from '../../spiffe/x509/certificate.ts';
 import { sameBytes } from '../../spiffe/x509/names.ts';
 import { checkPublicKey } from '../../spiffe/x509/public-key.ts';
-import { isSigner, maxSignedDataBytes, readSignedData, verifySignedData, type SignedContent } from './cms.ts';
+import { isSigner, readSignedData, verifySignedData, type SignedContent } from './cms.ts';
 import type { Verifier } from './verifier.ts';
 
 export interface AwsIidOptions {
@@ -159,7 +159,6 @@ function readEvidence(payload: Uint8Array): Evidence {
   // The metadata service breaks the text into lines.
   const message = decodeBase64(rsa2048.replace(/\r?\n/g, ''));
   if (message === undefined) throw malformed('the RSA-2048 signature is not in base64');
-  if (message.length > maxSignedDataBytes) throw malformed('the RSA-2048 signature is too large');
   return { document: Buffer.from(document), message };
 }
 

@@ -12,7 +12,7 @@ import { composeSelector } from '../../spiffe/selector.ts';
 import { parseCertificate, type Certificate } from '../../spiffe/x509/certificate.ts';
 import { oid, sameBytes } from '../../spiffe/x509/names.ts';
 import { verifyCertificate } from '../../spiffe/x509/verify.ts';
-import { isSigner, maxSignedDataBytes, readSignedData, verifySignedData, type SignedContent } from './cms.ts';
+import { isSigner, readSignedData, verifySignedData, type SignedContent } from './cms.ts';
 import type { Verifier } from './verifier.ts';
 
 export interface AzureImdsOptions {
@@ -143,7 +143,6 @@ function readMessage(response: Uint8Array): Uint8Array {
   if (encoding !== 'pkcs7') throw malformed('the encoding of the document is not pkcs7');
   const message = typeof signature === 'string' && signature !== '' ? decodeBase64(signature) : undefined;
   if (message === undefined) throw malformed('the signature of the document is missing or not in base64');
-  if (message.length > maxSignedDataBytes) throw malformed('the signature of the document is too large');
   return message;
 }
 

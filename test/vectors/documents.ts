@@ -207,7 +207,7 @@ export function base64(bytes: Uint8Array): string {
 /** Characters that look like those of `text` and are none of them. */
 export function lookalikes(text: string): readonly string[] {
   const pairs: Readonly<Record<string, string>> = { a: 'а', e: 'е', i: 'і', o: 'о', c: 'с', s: 'ѕ', '-': '‐', '0': '０', '1': '１', '2': '٢', '3': '３', '4': '４' };
-  const swapped = [...text].flatMap((character, at) => {
+  const swapped = text.split('').flatMap((character, at) => {
     const twin = pairs[character];
     return twin === undefined ? [] : [`${text.slice(0, at)}${twin}${text.slice(at + 1)}`];
   });

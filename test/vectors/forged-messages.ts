@@ -288,7 +288,7 @@ export function* damaged(messages: readonly Uint8Array[], count: number): Genera
   }
   for (let i = 0; i < count; i += 1) {
     const message = mutate(messages, random);
-    if (!messages.some((one) => Buffer.compare(one, message) === 0)) yield { family: 'random', name: `${i}`, message };
+    if (message.length > 0 && !messages.some((one) => Buffer.compare(one, message) === 0)) yield { family: 'random', name: `${i}`, message };
   }
 }
 

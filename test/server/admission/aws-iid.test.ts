@@ -352,7 +352,7 @@ function* mutants(): Generator<Mutant> {
   }
   for (const [name, evidence] of [
     ['a large document', signedEvidence(`${victim.slice(0, -2)},\n"filler" : "${'x'.repeat(200_000)}"\n}`)],
-    ['a large message', evidenceOf(victim, Buffer.alloc(40_000, 0x30))],
+    ['a large message', evidenceOf(victim, Buffer.alloc(80_000, 0x30))],
     ['zeros', new Uint8Array(1 << 20)],
     ['deep', Buffer.from('['.repeat(90_000))],
     ['large beside it', evidenceOf(victim, honestMessage, { filler: 'x'.repeat(200_000) })],
@@ -403,7 +403,7 @@ describe('readInstance', () => {
   });
 
   it('tells nothing that is not in the bytes that were signed', async () => {
-    const hex = (length: number) => fc.string({ unit: fc.constantFrom(...'0123456789abcdef'), minLength: length, maxLength: length });
+    const hex = (length: number) => fc.string({ unit: fc.constantFrom(...'0123456789abcdef'.split('')), minLength: length, maxLength: length });
     const instance = fc.record({
       accountId: fc.constantFrom(...options.accountAllowList),
       instanceId: hex(17).map((id) => `i-${id}`),
