@@ -20,6 +20,7 @@ import {
 import { decodeBase64 } from '../../spiffe/base64.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { isJsonObject, parseJson, type JsonValue } from '../../spiffe/json.ts';
+import { parsePemCertificates } from '../../spiffe/pem.ts';
 import { encodeSequence, encodeUnsigned } from '../../spiffe/x509/der-writer.ts';
 import { sameBytes } from '../../spiffe/x509/names.ts';
 import type { EvidenceSource } from './evidence.ts';
@@ -45,7 +46,6 @@ export interface TpmDevidOptions {
   readonly ekCertificate?: string | undefined;
 }
 
-const pemCertificate = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
 const maxFileBytes = 64 * 1024;
 /** Signing what else a server might make of it would lend the key out. */
 const nonceBytes = 32;
@@ -160,10 +160,12 @@ function plainSignature(bytes: Uint8Array): Uint8Array {
   return algorithm === 'ecdsa' ? encodeSequence(...parts.map(encodeUnsigned)) : (parts[0] ?? new Uint8Array());
 }
 
-function parseChain(text: Buffer, path: string): Uint8Array[] {
-  const blocks = text.toString('latin1').match(pemCertificate) ?? [];
-  if (blocks.length === 0) throw unreadableCertificate(path);
-  return blocks.map((block) => parseX509(block, path).raw);
+function parseChain(text: Buffer, path: string): readonly Uint8Array[] {
+  try {
+    return parsePemCertificates(text.toString('latin1'));
+  } catch (cause) {
+    throw unreadableCertificate(path, cause);
+  }
 }
 
 function leafKey([leaf]: readonly Uint8Array[], path: string): Uint8Array {
@@ -174,7 +176,7 @@ async function readCertificate(path: string): Promise<Uint8Array> {
   return parseX509(await readFile(path), path).raw;
 }
 
-function parseX509(certificate: string | Uint8Array, path: string): X509Certificate {
+function parseX509(certificate: Uint8Array, path: string): X509Certificate {
   try {
     return new X509Certificate(certificate);
   } catch (cause) {
