@@ -99,7 +99,8 @@ export function createAdmission(deps: AdmissionDeps): Admission {
             // Read first: a node whose request is bad should keep its token.
             const publicKey = readPublicKey(csr);
             const pose = (bytes: Uint8Array): Promise<Uint8Array> => pause(() => untilAborted(challenge(bytes), signal));
-            const node = await verifier.verify(payload, pose, { trustDomain, remoteAddress: address, at: clock.now() });
+            const outside = <T>(wait: () => Promise<T>): Promise<T> => pause(() => untilAborted(wait(), signal));
+            const node = await verifier.verify(payload, pose, { trustDomain, remoteAddress: address, at: clock.now(), outside });
             return record(node, type, publicKey, { ...scope, at: clock.now() });
           },
           countsAsFailure,

@@ -10,6 +10,7 @@ import { composeSelector, type Selector } from '../../spiffe/selector.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { isNamespace, isObjectName, isUid, openKubernetesApi } from './kubernetes.ts';
 import type { ApiServerAddress, KubernetesApi, NodeFacts, PodFacts, TokenReview } from './kubernetes.ts';
+import { createTurns, type Turns } from './turns.ts';
 import type { Verifier } from './verifier.ts';
 
 export interface K8sPsatCluster {
@@ -42,6 +43,7 @@ type OpenApi = (address: ApiServerAddress, clock: Clock) => KubernetesApi;
 interface Cluster {
   readonly name: string;
   readonly api: KubernetesApi;
+  readonly turns: Turns;
   readonly serviceAccounts: ReadonlySet<string>;
   readonly audience: readonly string[];
   readonly nodeLabelKeys: readonly string[];
@@ -65,13 +67,16 @@ interface TokenHolder {
 const type = 'k8s_psat';
 const maxPayloadBytes = 32 * 1024;
 const maxTokenLength = 16 * 1024;
+/** Of one cluster: a fleet that starts at once is not to wear out its API server, nor one that hangs to hold up memory. */
+const crowd = { atOnce: 8, inLine: 1_024 };
 const defaultAudience = ['spire-server'];
 const usernameForm = /^system:serviceaccount:([^:]+):([^:]+)$/;
 const extraPodName = 'authentication.kubernetes.io/pod-name';
 const extraPodUid = 'authentication.kubernetes.io/pod-uid';
 
 /**
- * Its verifications throw invalid `k8s-psat.malformed|cluster`, denied `k8s-psat.refused` and internal `k8s-psat.api`.
+ * Its verifications throw invalid `k8s-psat.malformed|cluster`, denied `k8s-psat.refused`, internal `k8s-psat.api` and limited
+ * `turns.full`.
  * @throws invalid `k8s-psat.config`, `kubernetes.url`
  */
 export function createK8sPsatVerifier(options: K8sPsatOptions, open: OpenApi = openKubernetesApi): K8sPsatVerifier {
@@ -84,16 +89,14 @@ export function createK8sPsatVerifier(options: K8sPsatOptions, open: OpenApi = o
   const clusters = new Map(options.clusters.map((each) => [each.name, openCluster(each, open(each.apiServer, options.clock))]));
   return {
     type,
-    async verify(payload, _challenge, { trustDomain }) {
+    async verify(payload, _challenge, { trustDomain, outside = (wait) => wait() }) {
       const evidence = readEvidence(payload);
       const cluster = clusters.get(evidence.cluster);
       if (cluster === undefined) {
         const name = JSON.stringify(evidence.cluster.slice(0, 64));
         throw new SpiffeError('invalid', 'k8s-psat.cluster', `nodeattestor(${type}): not configured for cluster ${name}`);
       }
-      const holder = await reviewToken(cluster, evidence.token);
-      const pod = await podOf(cluster, holder);
-      const node = await answerOf(cluster, 'failed to get node from k8s API server', () => cluster.api.node(pod.nodeName));
+      const { holder, pod, node } = await outside(() => cluster.turns.take(() => askAbout(cluster, evidence.token)));
       const last = cluster.usePodUid ? `pod/${pod.uid}` : node.uid;
       return {
         agentId: composeSpiffeId(trustDomain, `/spire/agent/${type}/${cluster.name}/${last}`),
@@ -112,6 +115,7 @@ function openCluster(cluster: K8sPsatCluster, api: KubernetesApi): Cluster {
   return {
     name: cluster.name,
     api,
+    turns: createTurns(crowd),
     serviceAccounts: new Set(cluster.serviceAccounts),
     audience: cluster.audience ?? defaultAudience,
     nodeLabelKeys: [...new Set(cluster.allowedNodeLabelKeys)],
@@ -155,6 +159,13 @@ function readEvidence(payload: Uint8Array): Evidence {
   if (typeof token !== 'string' || token === '') throw malformed('missing token in attestation data');
   if (token.length > maxTokenLength || !/^[\x21-\x7e]+$/.test(token)) throw malformed('token is too long or not printable text');
   return { cluster, token };
+}
+
+async function askAbout(cluster: Cluster, token: string): Promise<{ holder: TokenHolder; pod: PodFacts; node: NodeFacts }> {
+  const holder = await reviewToken(cluster, token);
+  const pod = await podOf(cluster, holder);
+  const node = await answerOf(cluster, 'failed to get node from k8s API server', () => cluster.api.node(pod.nodeName));
+  return { holder, pod, node };
 }
 
 async function reviewToken(cluster: Cluster, token: string): Promise<TokenHolder> {

@@ -92,14 +92,14 @@ export function createOidcCiVerifier({ clock, trusts }: OidcCiOptions, open: Ope
   for (const { issuer, keys } of trusts) if (!issuers.has(issuer)) issuers.set(issuer, open(issuer, keys, clock));
   return {
     type,
-    async verify(payload, _challenge, { trustDomain, at }) {
+    async verify(payload, _challenge, { trustDomain, at, outside = (wait) => wait() }) {
       const evidence = readEvidence(payload);
       const token = parseToken(evidence.token);
       const keys = issuers.get(token.claimedIssuer);
       if (keys === undefined) throw new SpiffeError('denied', 'oidc-ci.issuer', said('the issuer of the token is not trusted'));
       const asked = trusts.filter(({ issuer, name }) => issuer === token.claimedIssuer && name === (evidence.trust ?? name));
       if (asked.length === 0) throw new SpiffeError('denied', 'oidc-ci.issuer', said('the trust asked for is of another issuer'));
-      const verified = verifyToken(token, await keys.current(token.keyId));
+      const verified = verifyToken(token, await outside(() => keys.current(token.keyId)));
       const trust = chooseTrust(verified, asked);
       checkTimes(verified, at, trust.maxTokenAgeMs ?? defaultMaxTokenAgeMs);
       checkEvent(verified, trust);

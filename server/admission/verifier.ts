@@ -10,6 +10,8 @@ export interface VerifierContext {
   /** Of the node's end of the connection. */
   readonly remoteAddress: string;
   readonly at: number;
+  /** Waits for somebody outside and lends the turn to other nodes meanwhile; rejects when the node has left. */
+  readonly outside?: <T>(wait: () => Promise<T>) => Promise<T>;
 }
 
 export interface VerifiedNode {

@@ -83,6 +83,28 @@ describe('admit', () => {
     expect((await world.store.listCredentials({}, 10, '')).items).toHaveLength(1);
   });
 
+  it('attests others while a verifier waits for somebody outside', async () => {
+    const waits: (() => void)[] = [];
+    const slow: Verifier = {
+      type: 'slow',
+      async verify(_payload, _challenge, { outside }) {
+        await outside?.(() => new Promise<void>((resolve) => waits.push(resolve)));
+        return { agentId: idOf('/spire/agent/slow/1'), selectors: [], canReattest: true, tokenHash: undefined };
+      },
+    };
+    const world = await createAdmissionWorld({ verifiers: [slow], limits: { concurrent: 1 } });
+    const evidence = { type: 'slow', payload: Buffer.alloc(0), csr: world.csr, address: '192.0.2.1' };
+    const leaving = new AbortController();
+    const admit = (signal: AbortSignal) => world.admission.admit(evidence, () => Promise.reject(new Error()), world.scope, signal);
+    const [staying, left] = [admit(new AbortController().signal), admit(leaving.signal)];
+    await withToken(world);
+    await expect(world.join(tokenText)).resolves.toBeDefined();
+    leaving.abort(new Error('the node has left'));
+    await expect(left).rejects.toThrow('the node has left');
+    for (const end of waits) end();
+    await expect(staying).resolves.toMatchObject({ canReattest: true });
+  });
+
   it('T-B03: refuses tokens that could be more than one segment, in the words of an unknown one', async () => {
     const world = await createAdmissionWorld({ limits: { failureMs: 0 } });
     await withToken(world);

@@ -236,6 +236,27 @@ describe('createK8sPsatVerifier', () => {
     expect([...all.values()].map(({ asked }) => asked.at(-1))).toEqual(['closed', 'closed']);
   });
 
+  it('asks the API server about eight nodes at once, and lends the turn meanwhile', async () => {
+    const known = knownOf();
+    let [now, most] = [0, 0];
+    const slow: KubernetesApi = {
+      ...apiOf(known),
+      async reviewToken(shown, audiences) {
+        most = Math.max(most, (now += 1));
+        await new Promise((resolve) => setImmediate(resolve));
+        now -= 1;
+        return apiOf(known).reviewToken(shown, audiences);
+      },
+    };
+    const verifier = createK8sPsatVerifier({ clock: createTestClock(), clusters: [cluster] }, () => slow);
+    let lent = 0;
+    const outside = <T>(wait: () => Promise<T>): Promise<T> => ((lent += 1), wait());
+    const context = { trustDomain: exampleOrg, remoteAddress: '', at: 0, outside };
+    const all = Array.from({ length: 100 }, () => verifier.verify(payloadOf({ cluster: 'Prod-1', token }), () => Promise.reject(new Error()), context));
+    expect(new Set((await Promise.all(all)).map(({ agentId }) => agentId)).size).toBe(1);
+    expect([most, lent]).toEqual([8, 100]);
+  });
+
   const misconfigured: readonly (readonly [what: string, changed: Partial<K8sPsatCluster>])[] = [
     ['T-B03: a slash in a name', { name: 'a/b' }],
     ['T-B03: two dots for a name', { name: '..' }],
