@@ -3,7 +3,7 @@
  * tests skip and say so, but in CI its absence is a failure; what the program does is told in its own sources.
  */
 import { execFile, spawnSync } from 'node:child_process';
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -23,8 +23,11 @@ let built: string | undefined;
 /** Path of the program. Throws when it cannot be built, also because there is no Go. */
 export function buildProgram(): string {
   if (built === undefined) {
-    const target = path.join(mkdtempSync(path.join(tmpdir(), 'steeple-interop-')), 'interop');
-    const build = spawnSync('go', ['build', '-o', target, '.'], { cwd: sources, encoding: 'utf8' });
+    const folder = mkdtempSync(path.join(tmpdir(), 'steeple-interop-'));
+    process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
+    const target = path.join(folder, 'interop');
+    // Static, so that it is all that a container needs.
+    const build = spawnSync('go', ['build', '-o', target, '.'], { cwd: sources, encoding: 'utf8', env: { ...process.env, CGO_ENABLED: '0' } });
     if (build.status !== 0) throw new Error(`go build failed: ${build.error?.message ?? build.stderr}`);
     built = target;
   }
