@@ -3,6 +3,7 @@
  * all are taken, one after the other. Aims that are missed do not fail a run: machines differ.
  */
 import process from 'node:process';
+import { attestCri, attestDocker, attestKernel, attestPods, attestSystemd } from './attestation.ts';
 import { deliveryBench } from './delivery.ts';
 import { lineOf, loadAverage, processorTimes, stealPercent, type Bench } from './figure.ts';
 import { attesting, idleAgents } from './fleet.ts';
@@ -18,6 +19,11 @@ const benches: readonly Bench[] = [
   firstMessage,
   openStreams,
   flood,
+  attestKernel,
+  attestDocker,
+  attestCri,
+  attestSystemd,
+  attestPods,
   starting,
   hashing,
   attesting,
