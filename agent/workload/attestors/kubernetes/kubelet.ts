@@ -54,7 +54,7 @@ class Kubelet implements PodSource {
   readonly #failing: BackoffPolicy;
   readonly #state = createWatch<SourceState>({ syncedAt: undefined, failure: undefined });
   readonly #seeks = new Set<Seek>();
-  /** Who wants a list that begins from now on. */
+  /** Resolves at the end of the list that somebody wants, or that is under way. */
   #wanted: PromiseWithResolvers<void> | undefined;
   #holds = 0;
   #begunAt = Number.NEGATIVE_INFINITY;
@@ -133,8 +133,8 @@ class Kubelet implements PodSource {
   }
 
   async #list(signal: AbortSignal): Promise<void> {
-    const wanted = this.#wanted;
-    this.#wanted = undefined;
+    // Whoever wants a list while this one is under way waits for this one.
+    const wanted = (this.#wanted ??= Promise.withResolvers<void>());
     this.#begunAt = this.#clock.monotonic();
     const seeks = [...this.#seeks];
     try {
@@ -153,7 +153,8 @@ class Kubelet implements PodSource {
       this.#earliestAt = this.#clock.monotonic() + restMs;
       this.#state.set({ syncedAt: this.#state.value.syncedAt, failure });
     } finally {
-      wanted?.resolve();
+      this.#wanted = undefined;
+      wanted.resolve();
     }
   }
 
