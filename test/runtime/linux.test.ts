@@ -1,5 +1,5 @@
-import { readSync, readdirSync } from 'node:fs';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { closeSync, fstatSync, openSync, readFileSync, readSync, readdirSync } from 'node:fs';
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { tmpdir } from 'node:os';
@@ -15,6 +15,7 @@ import {
   connectSocket,
   drainEventfd,
   listenSocket,
+  locateBeneath,
   notifyServiceManager,
   openEpoll,
   openEventfd,
@@ -51,6 +52,35 @@ function codeOf(act: () => unknown): string | undefined {
     return systemCode(error);
   }
 }
+
+describe('places', () => {
+  it('T-A05 are found below a root, whatever links and dots say, and are not opened', async () => {
+    await mkdir(join(directory, 'root/sub'), { recursive: true });
+    await writeFile(join(directory, 'file'), 'outside');
+    await writeFile(join(directory, 'root/file'), 'inside');
+    await symlink('/file', join(directory, 'root/absolute'));
+    await symlink('../../../../file', join(directory, 'root/sub/dots'));
+    await symlink(join(directory, 'file'), join(directory, 'root/outside'));
+    const root = openSync(join(directory, 'root'), 'r');
+    try {
+      for (const path of ['/file', 'file', '/absolute', '/sub/dots', '/../../file']) {
+        expect(readFileSync(`/proc/self/fd/${String(own(locateBeneath(root, path)))}`, 'utf8')).toBe('inside');
+      }
+      expect(codeOf(() => locateBeneath(root, '/outside'))).toBe('ENOENT');
+    } finally {
+      closeSync(root);
+    }
+    const host = openSync('/', 'r');
+    try {
+      expect(codeOf(() => locateBeneath(host, '/proc/self/root'))).toBe('ELOOP');
+      const place = own(locateBeneath(host, '/dev/tty'));
+      expect(fstatSync(place).isCharacterDevice()).toBe(true);
+      expect(codeOf(() => readSync(place, Buffer.alloc(1)))).toBe('EBADF');
+    } finally {
+      closeSync(host);
+    }
+  });
+});
 
 describe('sockets', () => {
   it('name the process that connected', () => {
