@@ -53,7 +53,7 @@ const domainForm = /^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a
 const timeForm = /^(\d\d)\/(\d\d)\/(\d\d) (\d\d:\d\d:\d\d) -0000$/;
 
 /** @throws invalid `azure-imds.options`, `pem.*`, and what certificates that cannot be read throw */
-export function createAzureImdsVerifier(options: AzureImdsOptions): Verifier {
+export function createAzureImdsVerifier(options: AzureImdsOptions, drawNonce: () => string = freshNonce): Verifier {
   const { metadataDomains: domains = ['metadata.azure.com'] } = options;
   if (domains.length === 0 || domains.some((domain) => !domainForm.test(domain))) {
     throw badOptions('the names of the metadata service are missing, or one is none');
@@ -65,7 +65,7 @@ export function createAzureImdsVerifier(options: AzureImdsOptions): Verifier {
     async verify(payload, challenge, { trustDomain, at }) {
       // What SPIRE's agents send first says nothing.
       if (payload.length > maxPayloadBytes) throw malformed('the first message is too large');
-      const nonce = randomBytes(nonceBytes).toString('hex');
+      const nonce = drawNonce();
       const message = readMessage(await challenge(Buffer.from(nonce)));
       const machine = readMachine(verifyDocument(message, trust, at));
       const { vmId, subscriptionId } = machine;
@@ -107,6 +107,10 @@ export function readMachine({ bytes }: SignedContent): AzureMachine {
     createdAt: readTime(times?.['createdOn']),
     expiresAt: readTime(times?.['expiresOn']),
   };
+}
+
+function freshNonce(): string {
+  return randomBytes(nonceBytes).toString('hex');
 }
 
 interface Trust {
