@@ -237,10 +237,11 @@ describe('image', () => {
 describe('scripts', () => {
   const scriptOf = async (held: HeldPeer): Promise<readonly string[]> => (await attest(held, ['interpreter', 'script'])).selectors;
   const none: readonly string[] = [];
-  const idle = `exec 3<>"${'$'}{0%/*}/pipe"; read -r line <&3\n`;
+/** Waits for ever, without a child. */
+  const idle = (): string => `exec 3<>"${join(directory, 'pipe')}"; read -r line <&3\n`;
 
   /** A script that waits, with a pipe beside it. */
-  async function script(name: string, line: string, body = idle): Promise<string> {
+  async function script(name: string, line: string, body = idle()): Promise<string> {
     const path = join(directory, name);
     if (!existsSync(join(directory, 'pipe'))) spawnSync('mkfifo', [join(directory, 'pipe')]);
     await writeFile(path, `${line}\n${body}`, { mode: 0o755 });
@@ -269,7 +270,7 @@ describe('scripts', () => {
     ['an option in front', '/bin/sh', ['-e', 'app']],
     ['a relative path', '/bin/sh', ['app']],
     ['a path with dots', '/bin/sh', ['./app']],
-    ['a command', '/bin/sh', ['-c', idle, 'app']],
+    ['a command', '/bin/sh', ['-c', '', 'app']],
     ['another interpreter', '/bin/bash', ['app']],
     ['a pipe, which is not opened', '/usr/bin/tail', ['-f', 'pipe']],
     ['a device, which is not opened', '/usr/bin/tail', ['-f', '/dev/null']],
@@ -278,7 +279,7 @@ describe('scripts', () => {
   ] as const)('are not told of %s', async (what, file, args) => {
     await script('app', '#!/bin/sh');
     const absolute = what !== 'a relative path' && what !== 'a path with dots';
-    const spelled = args.map((arg) => (absolute && ['app', 'pipe', 'gone'].includes(arg) ? join(directory, arg) : arg));
+    const spelled = args.map((arg) => (arg === '' ? idle() : absolute && ['app', 'pipe', 'gone'].includes(arg) ? join(directory, arg) : arg));
     expect(await scriptOf(await run(file, spelled, { cwd: directory }))).toEqual(none);
   });
 
