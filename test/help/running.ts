@@ -129,7 +129,8 @@ export async function runToEnd(command: readonly [string, ...string[]], options:
   return { code, signal, stdout, stderr };
 }
 
-function parseLine(line: string): OutputLine | undefined {
+/** @returns undefined for what is no JSON object */
+export function parseLine(line: string): OutputLine | undefined {
   if (!line.startsWith('{')) return undefined;
   try {
     return JSON.parse(line) as OutputLine;
