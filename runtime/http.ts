@@ -200,9 +200,10 @@ function send(outgoing: ClientRequest, body: Uint8Array | undefined, stop: Abort
     };
     outgoing.once('socket', (socket) => {
       const isSecure = socket instanceof TLSSocket;
-      // TLS counts as connected only once the server is proved.
-      connected = isSecure ? socket.authorized : !socket.connecting;
-      socket.once(isSecure ? 'secureConnect' : 'connect', () => (connected = true));
+      // TLS counts as connected only once the server is proved, which it was where the connection was used before.
+      connected = outgoing.reusedSocket || (!isSecure && !socket.connecting);
+      // A kept connection would gather one for each request.
+      if (!connected) socket.once(isSecure ? 'secureConnect' : 'connect', () => (connected = true));
     });
     // Stays for good: an error may come after the answer, and nobody else listens.
     outgoing.on('error', (error) => {

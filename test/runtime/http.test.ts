@@ -103,6 +103,17 @@ describe('a question', () => {
     expect(answer.body.toString()).toBe('POST /a?b=c yes body');
   });
 
+  it('leaves nothing on a connection that serves many', async () => {
+    const { client } = await served((_incoming, outgoing) => outgoing.end('x'));
+    const warnings: Error[] = [];
+    const onWarning = (warning: Error): number => warnings.push(warning);
+    process.on('warning', onWarning);
+    for (let round = 0; round < 30; round += 1) await client.request({ path: '/' });
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    process.off('warning', onWarning);
+    expect(warnings).toEqual([]);
+  });
+
   it('follows no redirect', async () => {
     const asked: string[] = [];
     const { client } = await served((incoming, outgoing) => {
