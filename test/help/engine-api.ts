@@ -26,8 +26,8 @@ export interface EngineApi extends AsyncDisposable {
   readonly containers: Map<string, StandInContainer>;
   /** The paths asked for, oldest first. */
   readonly asked: string[];
-  /** What `/version` says. */
-  version: Record<string, unknown>;
+  /** What it speaks, by the minor number. `newest` is what it says of itself. */
+  versions: { oldest: number; newest: string; podman?: boolean };
   fault: Fault | undefined;
   /** How many follow the events. */
   readonly followers: number;
@@ -65,10 +65,15 @@ export async function startEngineApi(at?: string): Promise<EngineApi> {
   };
   const respond = (incoming: IncomingMessage, outgoing: ServerResponse): void => {
     const url = new URL(incoming.url ?? '', 'http://engine');
-    if (url.pathname === '/version') return answer(outgoing, 200, api.version);
+    if (url.pathname === '/_ping') {
+      outgoing.setHeader('Api-Version', api.versions.newest);
+      if (api.versions.podman === true) outgoing.setHeader('Libpod-Api-Version', '4.3.1');
+      outgoing.end('OK');
+      return undefined;
+    }
     const [, minor = '', rest = ''] = /^\/v1\.(\d+)(\/.*)$/.exec(url.pathname) ?? [];
-    const [oldest, newest] = [api.version['MinAPIVersion'], api.version['ApiVersion']].map((one) => Number(String(one).slice(2)));
-    if (Number(minor) < (oldest ?? 0) || Number(minor) > (newest ?? 0)) return answer(outgoing, 400, { message: 'client version is not spoken' });
+    const isSpoken = Number(minor) >= api.versions.oldest && Number(minor) <= Number(api.versions.newest.slice(2));
+    if (!isSpoken) return answer(outgoing, 400, { message: `client version 1.${minor} is not spoken` });
     if (rest === '/events') {
       if (!url.searchParams.get('filters')?.includes('container')) return answer(outgoing, 400, { message: 'filters' });
       followers.add(outgoing);
@@ -95,7 +100,7 @@ export async function startEngineApi(at?: string): Promise<EngineApi> {
     socketPath,
     containers,
     asked,
-    version: { ApiVersion: '1.41', MinAPIVersion: '1.12', Components: [{ Name: 'Engine' }] },
+    versions: { oldest: 12, newest: '1.41' },
     fault: undefined,
     get followers() {
       return followers.size;

@@ -46,19 +46,20 @@ const MAX_WAITING = 512;
 const MAX_ANSWER_BYTES = 1024 * 1024;
 /** An event repeats all labels of its container. */
 const MAX_EVENT_BYTES = 4 * 1024 * 1024;
-/** What is asked has not changed since; an engine that no longer speaks it is asked in its oldest. */
-const PREFERRED_MINOR = 41;
+/** What is asked has not changed in all the time; newer engines no longer speak older versions. */
+const PREFERRED_MINOR = 44;
 
 interface Version {
   readonly prefix: string;
-  readonly kind: 'docker' | 'podman';
 }
 
 export function createDockerEngine(options: EngineOptions): DockerEngine {
   const { clock, socketPath, uid, deadlineMs } = options;
   const http = createHttpClient({ clock, endpoint: { socketPath, ownerUid: uid } });
   let version: Promise<Version> | undefined;
-  let kind: Version['kind'] | undefined;
+  /** It refused ours, so it is asked in its newest. */
+  let isTooOld = false;
+  let kind: DockerEngine['kind'];
   let waiting = 0;
 
   const ask = async (path: string): Promise<HttpAnswer> => {
@@ -71,13 +72,19 @@ export function createDockerEngine(options: EngineOptions): DockerEngine {
       waiting -= 1;
     }
   };
+  const requireSpoken = (status: number): void => {
+    if (status === 400) isTooOld = true;
+    requireStatus(status, 200);
+  };
   const learn = async (): Promise<Version> => {
     try {
-      const answer = await ask('/version');
-      requireStatus(answer.status, 200);
-      const spoken = parseVersion(answer.body);
-      kind = spoken.kind;
-      return spoken;
+      // Not `/version`, for which Podman starts half a dozen programs.
+      const { status, headers } = await ask('/_ping');
+      requireStatus(status, 200);
+      const newest = minorOf(headers['api-version']);
+      if (newest === undefined) throw malformed();
+      kind = 'libpod-api-version' in headers ? 'podman' : 'docker';
+      return { prefix: `/v1.${isTooOld ? newest : Math.min(newest, PREFERRED_MINOR)}` };
     } catch (error) {
       version = undefined;
       throw error;
@@ -92,7 +99,7 @@ export function createDockerEngine(options: EngineOptions): DockerEngine {
     const filters = encodeURIComponent(JSON.stringify({ type: ['container'] }));
     const stream = await http.stream({ path: `${prefix}/events?filters=${filters}`, signal, deadlineMs });
     try {
-      requireStatus(stream.status, 200);
+      requireSpoken(stream.status);
       onOpen();
       for await (const line of stream.lines(MAX_EVENT_BYTES)) {
         const event = parseEvent(line);
@@ -114,7 +121,7 @@ export function createDockerEngine(options: EngineOptions): DockerEngine {
       try {
         const answer = await ask(`${prefix}/containers/${id}/json`);
         if (answer.status === 404) return undefined;
-        requireStatus(answer.status, 200);
+        requireSpoken(answer.status);
         return answer.body;
       } catch (error) {
         // Neither tells that it might be another engine by now.
@@ -167,19 +174,8 @@ function parseRecord(bytes: Buffer): Readonly<Record<string, unknown>> | undefin
   }
 }
 
-function parseVersion(body: Buffer): Version {
-  const answer = parseRecord(body);
-  const newest = minorOf(answer?.['ApiVersion']);
-  if (newest === undefined) throw malformed();
-  const oldest = minorOf(answer?.['MinAPIVersion']) ?? 0;
-  const minor = Math.min(Math.max(PREFERRED_MINOR, oldest), newest);
-  const components = answer?.['Components'];
-  const isPodman = Array.isArray(components) && components.some((one: { Name?: unknown } | null) => one?.Name === 'Podman Engine');
-  return { prefix: `/v1.${minor}`, kind: isPodman ? 'podman' : 'docker' };
-}
-
-function minorOf(version: unknown): number | undefined {
-  const [, minor] = typeof version === 'string' ? (/^1\.(\d{1,4})$/.exec(version) ?? []) : [];
+function minorOf(version = ''): number | undefined {
+  const [, minor] = /^1\.(\d{1,4})$/.exec(version) ?? [];
   return minor === undefined ? undefined : Number(minor);
 }
 

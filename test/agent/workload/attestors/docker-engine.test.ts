@@ -28,38 +28,32 @@ afterEach(async () => {
 
 describe('the version', () => {
   it.each([
-    ['as preferred', '1.12', '1.41', 'v1.41'],
-    ['where the engine is newer', '1.24', '1.52', 'v1.41'],
-    ['the oldest of an engine that forgot it', '1.44', '1.52', 'v1.44'],
-    ['the newest of an older engine', '1.12', '1.30', 'v1.30'],
+    ['the newest of an older engine', 12, '1.41', 'v1.41'],
+    ['one that is old enough for most engines', 24, '1.52', 'v1.44'],
+    ['one that is new enough for newer ones', 44, '1.52', 'v1.44'],
   ])('spoken is %s', async (_what, oldest, newest, spoken) => {
-    api.version = { ApiVersion: newest, MinAPIVersion: oldest };
+    api.versions = { oldest, newest };
     const { Id: id } = api.start();
     expect(JSON.parse(String(await engine.inspect(id)))).toMatchObject({ Id: id });
     await engine.inspect(id);
-    expect(api.asked).toEqual(['/version', `/${spoken}/containers/${id}/json`, `/${spoken}/containers/${id}/json`]);
+    expect(api.asked).toEqual(['/_ping', `/${spoken}/containers/${id}/json`, `/${spoken}/containers/${id}/json`]);
   });
 
   it('is asked for again when another engine may have taken the place', async () => {
     const { Id: id } = api.start();
     await engine.inspect(id);
-    api.version = { ApiVersion: '1.52', MinAPIVersion: '1.44', Components: [{ Name: 'Podman Engine' }] };
+    api.versions = { oldest: 60, newest: '1.70', podman: true };
     await expect(engine.inspect(id)).rejects.toMatchObject({ kind: 'unavailable', reason: 'docker.engine.status', detail: { status: 400 } });
-    expect(engine.kind).toBe('docker');
     await expect(engine.inspect(id)).resolves.toBeDefined();
     expect(engine.kind).toBe('podman');
+    expect(api.asked.at(-1)).toBe(`/v1.70/containers/${id}/json`);
   });
 
-  it.each([
-    ['none', {}],
-    ['another', { ApiVersion: '2.0' }],
-    ['one with a path in it', { ApiVersion: '1.41/../..' }],
-    ['a number', { ApiVersion: 1.41 }],
-  ])('%s is no version, and the question is repeated next time', async (_what, version) => {
+  it.each([[''], ['2.0'], ['1.41/../..'], ['1.'], ['1.41, 1.41']])('%j is none, and the question is repeated next time', async (newest) => {
     const { Id: id } = api.start();
-    api.version = version;
+    api.versions = { oldest: 12, newest };
     await expect(engine.inspect(id)).rejects.toMatchObject({ kind: 'invalid', reason: 'docker.answer.form' });
-    api.version = { ApiVersion: '1.41', Components: [null, 7] };
+    api.versions = { oldest: 12, newest: '1.41' };
     await expect(engine.inspect(id)).resolves.toBeDefined();
   });
 });
@@ -70,7 +64,7 @@ describe('a question', () => {
   });
 
   it.each([500, 503, 302, 204, 400])('answered with status %i says that the engine cannot be asked', async (status) => {
-    api.fault = (incoming, outgoing) => incoming.url !== '/version' && (outgoing.writeHead(status).end(), true);
+    api.fault = (incoming, outgoing) => incoming.url !== '/_ping' && (outgoing.writeHead(status).end(), true);
     await expect(engine.inspect(newId())).rejects.toMatchObject({ kind: 'unavailable', reason: 'docker.engine.status', detail: { status } });
   });
 
@@ -186,11 +180,11 @@ describe('events', () => {
     const long = await following();
     api.tell('x'.repeat(4 * 1024 * 1024 + 1));
     expect(await long.end).toMatchObject({ kind: 'limited', reason: 'http.too-large' });
-    api.fault = (incoming, outgoing) => incoming.url !== '/version' && (outgoing.writeHead(200).end('{"status":"start","id":"b"}\n'), true);
+    api.fault = (incoming, outgoing) => incoming.url !== '/_ping' && (outgoing.writeHead(200).end('{"status":"start","id":"b"}\n'), true);
     const closed = await following();
     expect(await closed.end).toMatchObject({ kind: 'unavailable', reason: 'docker.engine.events' });
     expect(closed.seen).toHaveLength(1);
-    api.fault = (incoming, outgoing) => incoming.url !== '/version' && (outgoing.writeHead(500).end(), true);
+    api.fault = (incoming, outgoing) => incoming.url !== '/_ping' && (outgoing.writeHead(500).end(), true);
     await expect(engine.follow(new AbortController().signal, () => expect.unreachable()).next()).rejects.toMatchObject({ reason: 'docker.engine.status' });
   });
 });

@@ -155,7 +155,7 @@ describe('a process', () => {
     ['10 MB of labels', `{"Config":{"Labels":{"a":"${'x'.repeat(10_000_000)}"}}}`, 'limited', 'http.too-large'],
   ])('is refused when the engine answers with %s; the engine is spared for a moment', async (_what, body, kind, reason) => {
     const { Id: id } = api.start();
-    api.fault = (incoming, outgoing) => incoming.url !== '/version' && (outgoing.end(body), true);
+    api.fault = (incoming, outgoing) => incoming.url !== '/_ping' && (outgoing.end(body), true);
     for (let round = 0; round < 3; round += 1) await expect(ask(peerIn(id))).rejects.toMatchObject({ kind, reason });
     expect(api.questions(id)).toBe(1);
     api.fault = undefined;
@@ -232,7 +232,7 @@ describe('several engines', () => {
 
   beforeEach(async () => {
     second = await startEngineApi();
-    second.version = { ...second.version, Components: [{ Name: 'Podman Engine' }] };
+    second.versions.podman = true;
     ends.unshift(() => second[Symbol.asyncDispose]());
     both = create({ engines: [{ socketPath: api.socketPath }, { socketPath: second.socketPath }] });
   });
