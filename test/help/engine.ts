@@ -182,16 +182,13 @@ export async function startEngine(name: EngineName, options: EngineOptions = {})
     },
     async [Symbol.asyncDispose]() {
       try {
-        await Promise.all(
-          containers.map(async (container) => {
-            await cli('kill', container.name);
-            await container.end('SIGKILL');
-          }),
-        );
+        const { stdout = '' } = containers.length === 0 ? {} : await cli('ps', '-aq');
+        const left = stdout.split('\n').filter((id) => id !== '');
+        if (left.length > 0) await cli('rm', '-f', ...left);
+        await Promise.all(containers.map((container) => container.end('SIGKILL')));
       } finally {
         await engine.stop();
-        unmountBelow(directory);
-        rmSync(directory, { recursive: true, force: true });
+        await remove(directory);
       }
     },
   };
@@ -219,6 +216,20 @@ async function answers(socketPath: string, served: Running): Promise<void> {
     http.close();
   }
   throw new Error(`the engine does not answer: ${served.text()}`);
+}
+
+/** What tidies up after a container may still be at it. */
+async function remove(directory: string): Promise<void> {
+  for (let attempt = 1; ; attempt += 1) {
+    unmountBelow(directory);
+    try {
+      rmSync(directory, { recursive: true, force: true });
+      return;
+    } catch (error) {
+      if (attempt === 20) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
 }
 
 /** What an engine that was killed left behind, so that nothing of the host is removed through it. */
