@@ -120,6 +120,10 @@ export function createAdmission(deps: AdmissionDeps): Admission {
       const agent = agents.get(id);
       if (agent === undefined) throw new SpiffeError('missing', 'agent.unknown', 'agent not found');
       if (agent.canReattest) throw new SpiffeError('denied', 'agent.must-reattest', 'agent must reattest instead of renew');
+      const { renewableMs = Infinity } = verifiers.get(agent.attestationType) ?? {};
+      if (clock.now() - agent.attestedAt >= renewableMs) {
+        throw new SpiffeError('denied', 'agent.must-reattest', 'agent has been renewed for as long as its evidence allows');
+      }
       const svid = issuer.prepareAgentSvid({ agentId: id, publicKey: readPublicKey(csr), reason: 'renewed' });
       await store.renewAgent(id, { serial: svid.serial, expiresAt: svid.expiresAt }, svid.intent, scope);
       return svid.complete();

@@ -7,8 +7,8 @@
  * Agent ID: `/spire/agent/oidc_ci/<trust>/<fingerprint>`, a fresh one for each token. Selectors: `trust`, `issuer` and
  * `subject`, and of the claims those in `toldClaims`, each as `oidc_ci:<name>:<value>`.
  *
- * The token's own expiry bounds only when it can be shown: it is minutes where jobs take hours, and the job's end ends the
- * agent, after which its SVID lasts no longer than agents' SVIDs do.
+ * The token's own expiry bounds only when it can be shown: it is minutes where jobs take hours. The agent renews until it
+ * ends with its job, and no longer than jobs take, whoever may have its key by then.
  */
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { composeSpiffeId } from '../../spiffe/id.ts';
@@ -23,6 +23,8 @@ import type { Verifier } from './verifier.ts';
 export interface OidcCiOptions {
   readonly clock: Clock;
   readonly trusts: readonly OidcCiTrust[];
+  /** How long an agent may go on renewing after its job has shown the token: as long as jobs take. 6 hours if absent. */
+  readonly maxAgentLifeMs?: number;
 }
 
 type OpenKeys = (issuer: string, place: OidcKeyPlace, clock: Clock) => IssuerKeys;
@@ -30,6 +32,7 @@ type OpenKeys = (issuer: string, place: OidcKeyPlace, clock: Clock) => IssuerKey
 const type = 'oidc_ci';
 const maxPayloadBytes = maxTokenLength + 1024;
 const defaultMaxTokenAgeMs = 15 * 60_000;
+const defaultMaxAgentLifeMs = 6 * 60 * 60_000;
 const longestValue = 1024;
 
 /** Claims that become selectors where a token has them as texts, of GitHub's tokens first, then of GitLab's and Buildkite's. */
@@ -86,12 +89,14 @@ const reviewEvents: Readonly<Record<string, readonly string[]>> = {
  * subject|claim|event`, unavailable `oidc-ci.keys`.
  * @throws invalid `oidc-ci.config`
  */
-export function createOidcCiVerifier({ clock, trusts }: OidcCiOptions, open: OpenKeys = openIssuerKeys): Verifier {
+export function createOidcCiVerifier(options: OidcCiOptions, open: OpenKeys = openIssuerKeys): Verifier {
+  const { clock, trusts, maxAgentLifeMs = defaultMaxAgentLifeMs } = options;
   checkTrusts(trusts);
   const issuers = new Map<string, IssuerKeys>();
   for (const { issuer, keys } of trusts) if (!issuers.has(issuer)) issuers.set(issuer, open(issuer, keys, clock));
   return {
     type,
+    renewableMs: maxAgentLifeMs,
     async verify(payload, _challenge, { trustDomain, at, outside = (wait) => wait() }) {
       const evidence = readEvidence(payload);
       const token = parseToken(evidence.token);

@@ -28,6 +28,8 @@ export interface VerifiedNode {
 export interface Verifier {
   /** As evidence names it. */
   readonly type: string;
+  /** Since its attestation, after which an agent that renews has to prove itself anew; any time if absent. */
+  readonly renewableMs?: number;
   /**
    * @param payload as it came; the verifier bounds it before it does anything with it
    * @throws invalid for evidence that cannot be read, denied for evidence that does not convince

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { hashToken } from '../../../server/admission/join-token.ts';
 import type { Verifier } from '../../../server/admission/verifier.ts';
 import { SpiffeError } from '../../../spiffe/errors.ts';
+import type { SpiffeId } from '../../../spiffe/id.ts';
 import { parseSelector } from '../../../spiffe/selector.ts';
 import { parseCertificate } from '../../../spiffe/x509/certificate.ts';
 import { parseRequest } from '../../../spiffe/x509/request.ts';
@@ -234,6 +235,25 @@ describe('renew', () => {
     const { serial } = parseCertificate(svid.certificates[0]!);
     expect(world.agents.get(id)).toMatchObject({ serial: before.serial, pendingSerial: serial.decimal, pendingExpiresAt: svid.expiresAt });
     expect(await world.store.getCredential(serial.hex)).toMatchObject({ reason: 'renewed', state: 'issued' });
+  });
+
+  it('is refused once an agent is older than its evidence allows, and no one else', async () => {
+    const brief: Verifier = {
+      type: 'brief',
+      renewableMs: 3_600_000,
+      verify: async () => ({ agentId: idOf('/spire/agent/brief/1'), selectors: [], canReattest: false, firstUseOnly: true, tokenHash: undefined }),
+    };
+    const world = await createAdmissionWorld({ verifiers: [brief] });
+    await withToken(world);
+    await world.join(tokenText);
+    const evidence = { type: 'brief', payload: Buffer.alloc(0), csr: world.csr, address: '192.0.2.1' };
+    await world.admission.admit(evidence, () => Promise.reject(new Error()), world.scope, new AbortController().signal);
+    const renew = (id: SpiffeId) => world.admission.renew(world.agents.get(id)!, world.csr, { ...world.scope, at: world.clock.now() });
+    await world.clock.advance(3_599_000);
+    await expect(renew(idOf('/spire/agent/brief/1'))).resolves.toBeDefined();
+    await world.clock.advance(1_000);
+    await expect(renew(idOf('/spire/agent/brief/1'))).rejects.toMatchObject({ kind: 'denied', reason: 'agent.must-reattest' });
+    await expect(renew(idOf(`/spire/agent/join_token/${tokenText}`))).resolves.toBeDefined();
   });
 
   it('is refused to agents that can attest again, are gone or banned', async () => {

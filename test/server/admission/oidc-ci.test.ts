@@ -138,6 +138,11 @@ describe('createOidcCiVerifier', () => {
     await expect(show(token, { trusts: [{ ...review, claims: {} }] })).rejects.toMatchObject({ reason: 'oidc-ci.event' });
   });
 
+  it('lets agents renew for as long as jobs take', () => {
+    const renewable = (changed: object) => createOidcCiVerifier({ clock: createTestClock(), trusts: [release], ...changed }, () => keysOf(main)).renewableMs;
+    expect([renewable({}), renewable({ maxAgentLifeMs: 60_000 })]).toEqual([21_600_000, 60_000]);
+  });
+
   it('tells no selectors of claims that are no plain texts', async () => {
     const { selectors } = await show(job({ workflow: 'a\nb', environment: '', run_id: 7, ref: 'r'.repeat(2_000), actor: '\u202eevil', repository_id: ['74'] }));
     expect(selectors.filter((each) => /^oidc_ci:(?:workflow|environment|run_id|ref|actor|repository_id):/.test(each))).toEqual([]);
