@@ -155,11 +155,14 @@ describe.skipIf(without !== undefined)(`pods of a real containerd ${without ?? '
     await container.until(updated);
     const late = await intrude(groupsOf(container.pid()));
     await containerd.halt();
-    await sleep(goodForMs);
-    late.child.stdin?.end();
-    await late.until(refused);
-    await agent.until(failing('rpc.unreachable'));
-    await containerd.resume();
+    try {
+      await sleep(goodForMs);
+      late.child.stdin?.end();
+      await late.until(refused);
+      await agent.until(failing('cri.socket.missing'));
+    } finally {
+      await containerd.resume();
+    }
     await late.until(updated, { withinMs: 30_000 });
     expect((await container.lines()).filter(refused)).toEqual([]);
     await late.end();
