@@ -66,11 +66,10 @@ describe.skipIf(without !== undefined)(`pods of a real containerd ${without ?? '
   const refused = (line: OutputLine): boolean => line.event === 'refused' && line['code'] === 'PermissionDenied';
   const updated = (line: OutputLine): boolean => line.event === 'update' && JSON.stringify(line['svids']).includes('spiffe://example.org/web');
 
-  const failing =
-    (reason: string) =>
-    (line: OutputLine): boolean =>
-      line.event === 'attestor.failing' && line['attestor'] === 'cri' && line['reason'] === reason;
-
+  const explained = async (pid: number): Promise<string> => {
+    const { stdout } = await site.steeple('explain', '--admin-socket', agent.adminSocket, '--pid', String(pid), '--output', 'json');
+    return stdout;
+  };
   const streams = async (): Promise<number> => {
     const text = await (await fetch(`http://127.0.0.1:${String(port)}/metrics`)).text();
     return Number(/^steeple_agent_streams (\d+)$/m.exec(text)?.[1]);
@@ -159,7 +158,7 @@ describe.skipIf(without !== undefined)(`pods of a real containerd ${without ?? '
       await sleep(goodForMs);
       late.child.stdin?.end();
       await late.until(refused);
-      await agent.until(failing('cri.socket.missing'));
+      expect(await explained(late.pid)).toContain('cri.socket.missing');
     } finally {
       await containerd.resume();
     }
@@ -181,7 +180,7 @@ describe.skipIf(without !== undefined)(`pods of a real containerd ${without ?? '
     try {
       left.child.stdin?.end();
       await left.until(refused);
-      await agent.until(failing('cri.container.exited'));
+      expect(await explained(left.pid)).toContain('cri.container.exited');
       expect(left.lines.filter(updated)).toEqual([]);
     } finally {
       await left.end();
