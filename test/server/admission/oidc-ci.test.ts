@@ -317,6 +317,28 @@ describe('createOidcCiVerifier', () => {
     if (typeof token === 'string' && token.length > 20) expect(inspect(error, { depth: 10 })).not.toContain(token);
   });
 
+  it('T-B07: believes nothing but the very text that was signed', async () => {
+    const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_';
+    const token = job();
+    const verifier = createOidcCiVerifier({ clock: createTestClock(), trusts: [release] }, () => keysOf(main, other));
+    let refusals = 0;
+    for (let place = 0; place < token.length; place += 1) {
+      const at64 = alphabet.indexOf(token[place] ?? '');
+      const changed = `${token.slice(0, place)}${at64 < 0 ? '-' : alphabet[(at64 + 1 + (place % 63)) % 64]}${token.slice(place + 1)}`;
+      const shown = verifier.verify(Buffer.from(JSON.stringify({ token: changed })), () => Promise.reject(new Error()), { trustDomain: exampleOrg, remoteAddress: '', at });
+      refusals += await shown.then(
+        () => 0,
+        (error: unknown) => (error instanceof SpiffeError ? 1 : 0),
+      );
+    }
+    expect(token.length).toBeGreaterThan(1_000);
+    expect(refusals).toBe(token.length);
+    const [others, forged] = [other.sign(claims()).split('.'), foreign.sign(claims()).split('.')];
+    for (const parts of [[goodHeader, goodPayload, others[2]], [others[0], goodPayload, goodSignature], [goodHeader, forged[1], forged[2]]]) {
+      await expect(show(parts.join('.'))).rejects.toMatchObject({ kind: 'denied' });
+    }
+  });
+
   it('refuses a key ID that two keys have, and tells keys of one ID apart by their kind', async () => {
     await expect(show(job(), { keys: keysOf(main, foreign) })).rejects.toMatchObject({ reason: 'oidc-ci.key' });
     const twin = signerOf('key-1', 'ES256', other.privateKey);
