@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -44,7 +44,7 @@ describe('T-A07 whatever is written below a group that somebody may write to', (
     ...new Set(cgroupVectors.flatMap(({ text }) => parseCgroups(text).flatMap(({ path }) => path.split('/')))),
   ].filter((name) => name !== '' && name !== '..');
   const forgery = fc.array(fc.constantFrom(...names), { minLength: 1, maxLength: 7 }).map((parts) => `/${parts.join('/')}`);
-  const runs = { numRuns: 3_000 };
+  const runs = { numRuns: 1_000 };
   const refIn = (path: string): ContainerRef | undefined => {
     const answer = answerTo(`0::${path}\n`, '0::/\n');
     return typeof answer === 'string' ? undefined : answer;
@@ -179,6 +179,37 @@ describe('a real process', () => {
     // The process itself is taken in.
     expect(await readFile(join(directory, 'seen'), 'utf8')).toBe(`0::/docker/${victim}\n`);
     expect(createContainers().of(peer)?.id).toBe(id);
+  });
+
+  /** What a reader in another group, with a cgroup namespace of its own or not, says of the container of a process. */
+  async function readFrom(group: string, ownNamespace: boolean, { peer }: HeldPeer): Promise<unknown> {
+    const [cgroup, container] = ['cgroup', 'container'].map((file) => new URL(`../../../agent/workload/${file}.ts`, import.meta.url).href);
+    const program = `
+      import { readCgroups, readOwnCgroups } from '${String(cgroup)}';
+      import { containerOf } from '${String(container)}';
+      try { console.log(JSON.stringify(containerOf(readCgroups(${String(peer.pid)}), readOwnCgroups())?.id ?? 'none')) }
+      catch (error) { console.log(JSON.stringify(error.reason ?? String(error))) }`;
+    for (const tree of trees) makeGroup(join(tree, group));
+    const enter = trees.map((tree) => `echo $$ > ${join(tree, group)}/cgroup.procs`);
+    const node = [process.execPath, '--input-type=module', '-e', program];
+    const args = ['-c', `${enter.join(' && ')} && exec "$@"`, 'sh', ...(ownNamespace ? ['unshare', '--cgroup'] : []), ...node];
+    const { stdout, stderr } = spawnSync('sh', args, { encoding: 'utf8' });
+    if (stdout === '') throw new Error(stderr);
+    return JSON.parse(stdout);
+  }
+
+  it.skipIf(!canMakeGroups)('T-A07 is told by an agent in a container too (needs root and cgroupfs)', async () => {
+    const [own, id] = [newId(), newId()];
+    const beside = await inGroup(`docker/${id}`, '/bin/sleep', ['60']);
+    expect(await readFrom(`docker/${own}`, true, beside)).toBe(id);
+    expect(await readFrom(`docker/${own}/init.scope`, true, beside)).toBe('container.forged');
+    expect(await readFrom(`docker/${own}`, false, beside)).toBe(id);
+    const evil = await inGroup(`system.slice/steeple-test.service/docker-${id}.scope`, '/bin/sleep', ['60']);
+    expect(await readFrom(`docker/${own}`, true, evil)).toBe('container.forged');
+    const inner = await inGroup(`docker/${own}/docker/${id}`, '/bin/sleep', ['60']);
+    expect(await readFrom(`docker/${own}/init.scope`, false, inner)).toBe(id);
+    expect(await readFrom(`docker/${own}`, true, inner)).toBe(id);
+    expect(() => createContainers().of(inner.peer)).toThrow(expect.objectContaining({ reason: 'container.ambiguous' }));
   });
 
   it('of this machine is in no container of this program’s own', () => {
