@@ -266,7 +266,8 @@ export async function startSystemd({ type, socketPath, little = true }: FakeSyst
         if (phase === 'begin') {
           if (line !== 'BEGIN') socket.destroy();
           phase = isBus ? 'hello' : 'open';
-          return true;
+          // What came with it is not looked at by systemd until more comes.
+          return isBus;
         }
         const isOurs = line === `\0AUTH EXTERNAL ${Buffer.from(String(effectiveUid())).toString('hex')}`;
         const instead = fake.instead.get('AUTH');

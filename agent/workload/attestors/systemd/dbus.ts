@@ -154,13 +154,14 @@ class Connection implements DbusConnection {
     this.#line = line;
     try {
       const uid = Buffer.from(String(effectiveUid()), 'latin1').toString('hex');
-      this.#socket.write(`\0AUTH EXTERNAL ${uid}\r\n`);
+      // systemd leaves a call lie that comes with the BEGIN, until something else comes; so that goes ahead, as its own
+      // programs send it. Who is refused sends nothing more.
+      this.#socket.write(`\0AUTH EXTERNAL ${uid}\r\nBEGIN\r\n`);
       const answer = await line.promise;
       if (!/^OK [0-9a-fA-F]{32}$/.test(answer)) {
         const detail = { answer: answer.split(' ', 1)[0]?.replaceAll(/[^A-Z]/g, '').slice(0, 16) ?? '' };
         throw new SpiffeError('unavailable', 'dbus.refused', 'the other side does not let this user in', { detail });
       }
-      this.#socket.write('BEGIN\r\n');
     } finally {
       deadline.abort();
     }
@@ -223,23 +224,22 @@ class Connection implements DbusConnection {
     this.#chunks.push(chunk);
     this.#received += chunk.length;
     try {
+      if (this.#line !== undefined) this.#takeLine(this.#line);
       if (this.#line === undefined) this.#takeMessages();
-      else this.#takeLine(this.#line);
     } catch (error) {
       this.#end(broken(error));
     }
   }
 
-  /** Nothing may follow the line before the next of ours. */
   #takeLine(line: PromiseWithResolvers<string>): void {
-    const text = Buffer.concat(this.#chunks).toString('latin1');
-    const end = text.indexOf('\r\n');
-    if (end < 0 && text.length <= longestLine) return;
-    if (end < 0 || end + 2 < text.length) throw new Error('not one line of authentication');
+    const bytes = Buffer.concat(this.#chunks);
+    const end = bytes.indexOf('\r\n');
+    if (end < 0 && bytes.length <= longestLine) return;
+    if (end < 0) throw new Error('not a line of authentication');
     this.#line = undefined;
-    this.#chunks = [];
-    this.#received = 0;
-    line.resolve(text.slice(0, end));
+    this.#chunks = [bytes.subarray(end + 2)];
+    this.#received = bytes.length - end - 2;
+    line.resolve(bytes.toString('latin1', 0, end));
   }
 
   #takeMessages(): void {
