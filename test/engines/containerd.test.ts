@@ -66,10 +66,6 @@ describe.skipIf(without !== undefined)(`pods of a real containerd ${without ?? '
   const refused = (line: OutputLine): boolean => line.event === 'refused' && line['code'] === 'PermissionDenied';
   const updated = (line: OutputLine): boolean => line.event === 'update' && JSON.stringify(line['svids']).includes('spiffe://example.org/web');
 
-  const explained = async (pid: number): Promise<string> => {
-    const { stdout } = await site.steeple('explain', '--admin-socket', agent.adminSocket, '--pid', String(pid), '--output', 'json');
-    return stdout;
-  };
   const streams = async (): Promise<number> => {
     const text = await (await fetch(`http://127.0.0.1:${String(port)}/metrics`)).text();
     return Number(/^steeple_agent_streams (\d+)$/m.exec(text)?.[1]);
@@ -158,7 +154,7 @@ describe.skipIf(without !== undefined)(`pods of a real containerd ${without ?? '
       await sleep(goodForMs);
       late.child.stdin?.end();
       await late.until(refused);
-      expect(await explained(late.pid)).toContain('cri.socket.missing');
+      await agent.until(({ event, attestor, reason }) => event === 'attestor.failing' && attestor === 'cri' && reason === 'cri.socket.missing');
     } finally {
       await containerd.resume();
     }
@@ -180,7 +176,8 @@ describe.skipIf(without !== undefined)(`pods of a real containerd ${without ?? '
     try {
       left.child.stdin?.end();
       await left.until(refused);
-      expect(await explained(left.pid)).toContain('cri.container.exited');
+      const explained = await site.steeple('explain', '--admin-socket', agent.adminSocket, '--pid', String(left.pid));
+      expect(explained.stdout).toContain('cri.container.exited');
       expect(left.lines.filter(updated)).toEqual([]);
     } finally {
       await left.end();
