@@ -8,7 +8,14 @@ import { composeSpiffeId } from '../../spiffe/id.ts';
 import { isJsonObject } from '../../spiffe/json.ts';
 import { composeSelector } from '../../spiffe/selector.ts';
 import { openIssuerKeys, type IssuerKeys, type OidcKeyPlace } from './oidc-ci-keys.ts';
-import { checkTimes, maxTokenLength, parseToken, verifyToken, type UnverifiedToken, type VerifiedToken } from './oidc-ci-token.ts';
+import {
+  checkTimes,
+  maxTokenLength,
+  parseToken,
+  verifyToken,
+  type UnverifiedToken,
+  type VerifiedToken,
+} from './oidc-ci-token.ts';
 import type { Verifier } from './verifier.ts';
 
 export interface GcpIitOptions {

@@ -331,6 +331,9 @@ function* wrongSigners(): Generator<Mutant> {
       yield { family: 'signer beside an anchored one', name: `names itself ${index}`, evidence: signedEvidence(victim, leaf, { certificates: bag }) };
     }
   }
+  for (const certificates of [[signer.der, namesake.der], [namesake.der, signer.der], [namesake.der, rootDer, signer.der]]) {
+    yield { family: 'signer beside an anchored one', name: `has a namesake, ${certificates.indexOf(signer.der)}`, evidence: signedEvidence(victim, signer, { certificates }) };
+  }
   for (const certificates of [[], [issuingDer], [rootDer, issuingDer], [own.der]]) {
     yield { family: 'signer not enclosed', name: `${certificates.length} others`, evidence: signedEvidence(victim, signer, { certificates }) };
   }
