@@ -201,6 +201,21 @@ export function describeEngine(options: StoryOptions, without: string | undefine
       await engine.cli('kill', `${forger.name}-renamed`, victim.name);
     });
 
+    it('keep the digest of the image that they run when its name goes to another', async () => {
+      const { watch, engine, program } = place;
+      const old = watch({ flags: ['--label', 'tier=front'] });
+      await old.until(updateWith('/by-digest', '/by-image'));
+      await engine.image('steeple-test:one', program, 'LABEL from=elsewhere');
+      await engine.cli('rename', old.name, `${old.name}-renamed`);
+      const inside = await engine.cli('exec', `${old.name}-renamed`, '/program', 'watch', '-for', '2s', '-socket', 'unix:///spiffe/api.sock');
+      expect(inside.stdout).toContain('/by-digest');
+      expect(old.lines.some(refusal)).toBe(false);
+      const young = watch({ flags: ['--label', 'tier=front'] });
+      await young.until(updateWith('/by-image'));
+      expect(young.lines.filter(({ event }) => event === 'update').flatMap(pathsIn)).not.toContain('/by-digest');
+      await engine.cli('kill', `${old.name}-renamed`, young.name);
+    });
+
     more(() => place);
   });
 }
