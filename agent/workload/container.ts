@@ -56,10 +56,13 @@ export function containerOf(
   own: readonly CgroupLine[],
   parents: readonly string[] = [],
 ): ContainerRef | undefined {
-  let found: ContainerRef | undefined;
-  for (const line of lines) {
+  const paths = lines.map((line) => {
     const ours = own.find(({ hierarchy, controllers }) => hierarchy === line.hierarchy && controllers === line.controllers);
-    const ref = refOf(beyondOwn(line.path, ours?.path ?? '/'), parents);
+    return beyondOwn(line.path, ours?.path ?? '/');
+  });
+  let found: ContainerRef | undefined;
+  for (const path of new Set(paths)) {
+    const ref = refOf(path, parents);
     if (ref !== undefined) found = found === undefined ? ref : agreed(found, ref);
   }
   return found === undefined ? undefined : Object.freeze(found);

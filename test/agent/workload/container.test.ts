@@ -155,7 +155,7 @@ describe('a real process', () => {
   });
 
   it.skipIf(!canMakeGroups)('T-A07 is refused in a group made in a service (needs root and cgroupfs)', async () => {
-    const { peer } = await inGroup(`system.slice/steeple-test.service/docker-${newId()}.scope`, '/bin/sleep', ['60']);
+    const { peer } = await inGroup(`system.slice/steeple-${newId().slice(0, 8)}.service/docker-${newId()}.scope`, '/bin/sleep', ['60']);
     const refused = expect.objectContaining({ kind: 'denied', reason: 'container.forged' });
     expect(() => createContainers().of(peer)).toThrow(refused);
   });
@@ -204,7 +204,7 @@ describe('a real process', () => {
     expect(await readFrom(`docker/${own}`, true, beside)).toBe(id);
     expect(await readFrom(`docker/${own}/init.scope`, true, beside)).toBe('container.forged');
     expect(await readFrom(`docker/${own}`, false, beside)).toBe(id);
-    const evil = await inGroup(`system.slice/steeple-test.service/docker-${id}.scope`, '/bin/sleep', ['60']);
+    const evil = await inGroup(`system.slice/steeple-${newId().slice(0, 8)}.service/docker-${id}.scope`, '/bin/sleep', ['60']);
     expect(await readFrom(`docker/${own}`, true, evil)).toBe('container.forged');
     const inner = await inGroup(`docker/${own}/docker/${id}`, '/bin/sleep', ['60']);
     expect(await readFrom(`docker/${own}/init.scope`, false, inner)).toBe(id);
