@@ -1,10 +1,15 @@
-import { describe, expect, it } from 'vitest';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
 import { isSigner, maxSignedDataBytes, readSignedData, verifySignedData, type SignedContent } from '../../../server/admission/cms.ts';
 import { SpiffeError } from '../../../spiffe/errors.ts';
+import { formatPemCertificates } from '../../../spiffe/pem.ts';
 import { parseCertificate, type Certificate } from '../../../spiffe/x509/certificate.ts';
 import { encodeNull, encodeOctetString, encodeSequence, encodeSmallInteger } from '../../../spiffe/x509/der-writer.ts';
 import { keyUsage } from '../../../spiffe/x509/names.ts';
 import { ecPair, extension, forgeCertificate, nameOf, rsaPair, type CertificateForm, type Pair } from '../../help/forge.ts';
+import { openssl } from '../../help/openssl.ts';
 import {
   algorithm,
   attribute,
@@ -188,5 +193,54 @@ describe('verifySignedData', () => {
   it('refuses a certificate whose key has parameters it must not have', () => {
     const tampered = { ...certificate, spki: encodeSequence(encodeNull(), encodeOctetString()) };
     expect(reasonOf(() => open(message, tampered))).toBe('der.tag');
+  });
+});
+
+describe.skipIf(openssl(['version']) === undefined)('OpenSSL (skipped where there is no openssl command)', () => {
+  const folder = mkdtempSync(path.join(tmpdir(), 'cms-'));
+  afterAll(() => rmSync(folder, { recursive: true }));
+  const file = (name: string, bytes?: Uint8Array | string): string => {
+    const full = path.join(folder, name);
+    if (bytes !== undefined) writeFileSync(full, bytes);
+    return full;
+  };
+  const pem = file('signer.pem', formatPemCertificates([certificate.der]));
+  const key = file('signer.key', pair.privateKey.export({ type: 'pkcs8', format: 'pem' }));
+  const document = file('document', content);
+
+  it.each([
+    ['a stream as Amazon’s', streamOf(formOf(amazon))],
+    ['a stream in segments', streamOf(formOf({ ...amazon, content: Buffer.alloc(2500, 'a') }))],
+    ['DER as Amazon’s', messageOf(formOf(amazon))],
+    ['DER as Azure’s', messageOf(formOf(azure, { certificates: [certificate.der] }))],
+  ])('believes what the tests call honest: %s', (name, message) => {
+    const out = file('out');
+    openssl(['cms', '-verify', '-inform', 'DER', '-binary', '-noverify', '-certfile', pem, '-out', out, '-in', file('message', message)]);
+    expect(readFileSync(out).equals(Buffer.from(open(message).bytes)), name).toBe(true);
+  });
+
+  it.each([
+    ['with attributes', []],
+    ['without attributes', ['-noattr']],
+    ['without certificates', ['-nocerts']],
+    ['with SHA-512', ['-md', 'sha512']],
+  ])('makes messages that are read: %s', (_name, more) => {
+    const out = file('made');
+    openssl(['cms', '-sign', '-in', document, '-nodetach', '-binary', '-outform', 'DER', '-signer', pem, '-inkey', key, '-out', out, '-md', 'sha256', ...more]);
+    expect(Buffer.from(open(readFileSync(out)).bytes).equals(content)).toBe(true);
+  });
+
+  it.each([
+    ['detached ones', ['-binary', '-outform', 'DER'], 'cms.content'],
+    ['ones signed with SHA-1', ['-nodetach', '-binary', '-outform', 'DER', '-md', 'sha1'], 'cms.digest'],
+    ['ones named by key identifier', ['-nodetach', '-binary', '-outform', 'DER', '-keyid'], 'cms.version'],
+    ['ones signed with PSS', ['-nodetach', '-binary', '-outform', 'DER', '-keyopt', 'rsa_padding_mode:pss'], 'cms.algorithm'],
+    ['streams of its own', ['-nodetach', '-binary', '-outform', 'DER', '-stream'], 'cms.streamed'],
+  ])('makes messages that are refused: %s', (_name, more, reason) => {
+    const out = file('made');
+    const signed = parseCertificate(forgeCertificate({ signer: pair.privateKey, spki: pair.spki, subject: nameOf('signer'), issuer: nameOf('cloud'), serial, extensions: [extension.subjectKeyId(pair.spki)] }));
+    const own = file('own.pem', formatPemCertificates([signed.der]));
+    openssl(['cms', '-sign', '-in', document, '-signer', own, '-inkey', key, '-out', out, ...more]);
+    expect(reasonOf(() => open(readFileSync(out)))).toBe(reason);
   });
 });
