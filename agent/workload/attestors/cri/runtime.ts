@@ -23,7 +23,7 @@ export interface CriQuestion {
   readonly changed: Watch<unknown>;
   /**
    * undefined when the runtime has no such container. Rejects as `CriApi` and `check` do, with the signal's reason, with
-   * denied `cri.container.exited`, unavailable `cri.container.not-started|unknown`, missing `cri.pod.gone`.
+   * denied `cri.container.exited`, unavailable `cri.container.not-started|state`, missing `cri.pod.gone`.
    */
   readonly answer: Promise<CriFacts | undefined>;
 }
@@ -156,7 +156,7 @@ class Runtime implements CriRuntime {
         throw new SpiffeError('denied', 'cri.container.exited', 'a process claims a container that has ended');
       }
       if (container.state === 'unknown') {
-        throw new SpiffeError('unavailable', 'cri.container.unknown', 'the runtime does not know how the container is');
+        throw new SpiffeError('unavailable', 'cri.container.state', 'the runtime does not know how the container is');
       }
       const pause = STARTING_MS[attempt];
       if (pause === undefined) {

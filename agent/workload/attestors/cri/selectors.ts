@@ -38,6 +38,8 @@ export interface CriSelectors {
 /** More or longer ones than any cluster allows: nobody can say which of them were meant, so none is told. */
 const LABELS = 256;
 const LABELS_BYTES = 65_536;
+/** An entry's selector has to hold type and name before the value, the longest of which is `cri:runtime-handler:`. */
+const VALUE_BYTES = entryLimits.selectorBytes - 20;
 
 export function criSelectors(container: CriContainer, pod: CriPod): CriSelectors {
   const selectors: Selector[] = [];
@@ -87,5 +89,5 @@ function isDigest(image: string): boolean {
 /** U+FFFD stands for bytes that are no text, so that two different texts may read alike. */
 function faultIn(text: string): string | undefined {
   if (/[\p{Cc}\u2028\u2029\ufffd]/u.test(text)) return 'cri.text.control-character';
-  return Buffer.byteLength(text) > entryLimits.selectorBytes - 32 ? 'cri.text.too-long' : undefined;
+  return Buffer.byteLength(text) > VALUE_BYTES ? 'cri.text.too-long' : undefined;
 }

@@ -189,7 +189,7 @@ describe('a container', () => {
 
   it.each([
     ['exited', 'denied', 'cri.container.exited'],
-    ['unknown', 'unavailable', 'cri.container.unknown'],
+    ['unknown', 'unavailable', 'cri.container.state'],
   ] as const)('that is %s is no container of a running process', async (state, kind, reason) => {
     api.states.set(web, state);
     await expect(image()).rejects.toMatchObject({ kind, reason });
