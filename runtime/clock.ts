@@ -110,3 +110,10 @@ export function createClock(time: TimeSource = systemTime, checkMs: number = dri
 
 /** The machine's own clock. */
 export const systemClock: Clock = createClock();
+
+/** Resolves once everything else that can run has had its turn: for work that would hold the others up if it went on. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
+}

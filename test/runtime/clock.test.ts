@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { createClock } from '../../runtime/clock.ts';
+import { createClock, nextTurn } from '../../runtime/clock.ts';
 import { createTestClock } from '../help/clock.ts';
 
 describe('createClock', () => {
@@ -95,6 +95,16 @@ describe('createClock', () => {
     await createClock(source).sleepUntil(time.wall - 1);
     await createClock(source).sleep(0);
     expect(vi.getTimerCount()).toBe(0);
+  });
+});
+
+describe('nextTurn', () => {
+  it('comes after whatever could run already', async () => {
+    const order: string[] = [];
+    setImmediate(() => order.push('waiting'));
+    await nextTurn();
+    order.push('next');
+    expect(order).toEqual(['waiting', 'next']);
   });
 });
 
