@@ -5,6 +5,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { AttestQuestion } from '../../agent/workload/attestor.ts';
 import type { ContainerRef, Containers } from '../../agent/workload/container.ts';
 import type { Peer } from '../../runtime/peer.ts';
@@ -29,7 +30,13 @@ export interface KubernetesNode extends AsyncDisposable {
   process(ref?: ContainerRef): FakePeer;
   /** Waits for what does not depend on the clock. */
   until(done: () => boolean): Promise<void>;
+  /** Lets time pass until `done`, but not while a question to the cluster is under way. Throws after `limitMs` of test time. */
+  pass(done: () => boolean, limitMs: number): Promise<void>;
 }
+
+const stepMs = 500;
+/** Real time after which a question that is not answered counts as one that will not be. */
+const patienceMs = 300;
 
 export async function createKubernetesNode(options: ClusterOptions = {}): Promise<KubernetesNode> {
   const cluster = await createCluster(options);
@@ -43,6 +50,13 @@ export async function createKubernetesNode(options: ClusterOptions = {}): Promis
     return file;
   };
   cluster.tokens.add('token-1');
+  const calm = async (): Promise<void> => {
+    const endsAt = performance.now() + patienceMs;
+    for (let quiet = 0; quiet < 3 && performance.now() < endsAt; ) {
+      await sleep(2);
+      quiet = cluster.connections === cluster.watches ? quiet + 1 : 0;
+    }
+  };
   return {
     cluster,
     clock,
@@ -58,6 +72,14 @@ export async function createKubernetesNode(options: ClusterOptions = {}): Promis
       return peer;
     },
     until: (done) => clock.runUntil(done, 0),
+    async pass(done, limitMs) {
+      for (let passed = 0; ; passed += stepMs) {
+        await calm();
+        if (done()) return;
+        if (passed >= limitMs) throw new Error(`condition not met within ${limitMs} ms of test time`);
+        await clock.advance(stepMs);
+      }
+    },
     async [Symbol.asyncDispose]() {
       over.abort(new Error('the test is over'));
       await cluster[Symbol.asyncDispose]();

@@ -12,6 +12,7 @@ import { sourceFailure } from './connection.ts';
 import type { Connection } from './connection.ts';
 import { fieldsOf, parseBytes } from './fields.ts';
 import { podFrom, readList } from './list.ts';
+import { createPace } from './pace.ts';
 import type { PodIndex } from './pod-index.ts';
 import { podListLimits } from './pod-list.ts';
 import type { PodSource, SourceState } from './source.ts';
@@ -129,12 +130,14 @@ class ApiServer implements PodSource {
   async #watch(signal: AbortSignal): Promise<void> {
     const { connection } = this.#options;
     const asked = `&watch=1&allowWatchBookmarks=true&resourceVersion=${encodeURIComponent(this.#version)}&timeoutSeconds=${WATCH_SECONDS}`;
-    const beganAt = this.#clock.monotonic();
     const answer = await connection.ask(`${this.#pods}${asked}`, signal);
+    const beganAt = this.#clock.monotonic();
     this.#state.set({ syncedAt: this.#state.value.syncedAt, failure: undefined });
+    const pace = createPace();
     for await (const line of answer.lines(podListLimits.podBytes)) {
       this.#apply(parseBytes(line));
       this.#failures = 0;
+      await pace(line.length);
     }
     if (this.#clock.monotonic() - beganAt >= SHORTEST_WATCH_MS) this.#failures = 0;
     else throw new SpiffeError('unavailable', 'k8s.source.broken', 'the watch of pods ended at once');

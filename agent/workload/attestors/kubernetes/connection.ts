@@ -2,7 +2,7 @@
  * Asking a kubelet or an API server: credentials as their files are at the moment, and what goes wrong told in the words
  * of a pod source. What is asked and how often is left to the sources.
  */
-import { readFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
 import type { Clock } from '../../../../runtime/clock.ts';
 import { createHttpClient } from '../../../../runtime/http.ts';
 import type { HttpClient, HttpStream } from '../../../../runtime/http.ts';
@@ -51,8 +51,8 @@ export function createConnection(options: ConnectionOptions): Connection {
   if ((certificateFile === undefined) !== (keyFile === undefined)) throw unusable('a certificate and its key belong together');
   let current: { readonly client: HttpClient; readonly made: string } | undefined;
 
-  const clientOf = async (): Promise<HttpClient> => {
-    const [ca, certificate, key] = await Promise.all([readText(caFile), readText(certificateFile), readText(keyFile)]);
+  const clientOf = (): HttpClient => {
+    const [ca, certificate, key] = [readText(caFile), readText(certificateFile), readText(keyFile)];
     const made = JSON.stringify([ca, certificate, key]);
     if (current?.made === made) return current.client;
     const client = createHttpClient({
@@ -70,8 +70,8 @@ export function createConnection(options: ConnectionOptions): Connection {
     current = { client, made };
     return client;
   };
-  const tokenOf = async (): Promise<string | undefined> => {
-    const token = (await readText(tokenFile))?.trim();
+  const tokenOf = (): string | undefined => {
+    const token = readText(tokenFile)?.trim();
     if (token !== undefined && !/^[\x21-\x7e]+$/.test(token)) throw noCredentials('the token file holds no token');
     return token;
   };
@@ -79,8 +79,8 @@ export function createConnection(options: ConnectionOptions): Connection {
   return {
     async ask(path, signal) {
       try {
-        const token = await tokenOf();
-        const client = await clientOf();
+        const token = tokenOf();
+        const client = clientOf();
         const headers = { accept: 'application/json', ...(token === undefined ? {} : { authorization: `Bearer ${token}` }) };
         const answer = await client.stream({ path, headers, signal, deadlineMs: DEADLINE_MS });
         if (answer.status === 200) return answer;
@@ -96,10 +96,11 @@ export function createConnection(options: ConnectionOptions): Connection {
   };
 }
 
-async function readText(file: string | undefined): Promise<string | undefined> {
+/** Some kilobytes that a mount of Kubernetes keeps in memory. */
+function readText(file: string | undefined): string | undefined {
   if (file === undefined) return undefined;
   try {
-    return await readFile(file, 'utf8');
+    return readFileSync(file, 'utf8');
   } catch (error) {
     throw noCredentials(`a file of credentials cannot be read (${systemCode(error) ?? 'unknown'})`, error);
   }

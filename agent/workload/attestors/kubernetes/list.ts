@@ -4,6 +4,7 @@
  */
 import type { HttpStream } from '../../../../runtime/http.ts';
 import { SpiffeError } from '../../../../spiffe/errors.ts';
+import { createPace } from './pace.ts';
 import type { PodIndex } from './pod-index.ts';
 import { createPodListReader } from './pod-list.ts';
 import type { PodListHead } from './pod-list.ts';
@@ -28,6 +29,7 @@ export async function readList(answer: HttpStream, reading: ListReading): Promis
   const reader = createPodListReader();
   const uids = new Set<string>();
   let bytes = 0;
+  const pace = createPace();
   for await (const piece of answer.pieces()) {
     bytes += piece.length;
     if (bytes > reading.maxBytes) throw new SpiffeError('unavailable', 'k8s.source.too-large', 'the list of pods is larger than is read');
@@ -37,6 +39,7 @@ export async function readList(answer: HttpStream, reading: ListReading): Promis
       uids.add(pod.uid);
       reading.index.put(pod);
     }
+    await pace(piece.length);
   }
   return { ...reader.end(), uids, bytes };
 }
