@@ -2,13 +2,15 @@
  * Bounded looks at the files the kernel shows of one process. What a fact means, and whether the process is still the same
  * one, is left to whoever asks.
  */
-import { closeSync, openSync, readSync, readlinkSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, readSync, readlinkSync } from 'node:fs';
 import { systemCode } from '../../../runtime/linux.ts';
 import { SpiffeError } from '../../../spiffe/errors.ts';
 
 /** A status with 1,024 groups has some 12 kB; whoever writes a longer command line is not looked at to its end. */
 const LIMIT_BYTES = 65_536;
 const bytes = Buffer.alloc(LIMIT_BYTES);
+/** A node of Kubernetes has a thousand mounts, of some 200 bytes each. */
+const LIMIT_MOUNTS_BYTES = 4 * 1024 * 1024;
 
 /**
  * @param name below `/proc/PID/`
@@ -31,6 +33,37 @@ export function readProcessFile(pid: number, name: string): Buffer {
   } finally {
     if (fd >= 0) closeSync(fd);
   }
+}
+
+/**
+ * The options of one mount, as the mount namespace of the process has it.
+ * @param fd of this program, of a file on the mount
+ * @returns undefined for a mount that the process does not see
+ * @throws as `readProcessFile`; internal `process.form`
+ */
+export function mountOptions(pid: number, fd: number): readonly string[] | undefined {
+  const mount = /^mnt_id:\t(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${String(fd)}`, 'latin1'))?.[1];
+  if (mount === undefined) throw malformed();
+  let from = -1;
+  let rest = '';
+  try {
+    from = openSync(`/proc/${String(pid)}/mountinfo`, 'r');
+    for (let total = 0; total < LIMIT_MOUNTS_BYTES; ) {
+      const read = readSync(from, bytes, 0, LIMIT_BYTES, null);
+      const lines = (rest + bytes.toString('latin1', 0, read)).split('\n');
+      // Number, parent, device, root, mount point, options; the kernel escapes blanks.
+      const line = lines.find((one, at) => at < lines.length - 1 && one.startsWith(`${mount} `));
+      if (line !== undefined) return (line.split(' ')[5] ?? '').split(',');
+      if (read === 0) return undefined;
+      rest = lines.at(-1) ?? '';
+      total += read;
+    }
+  } catch (error) {
+    throw hidden(error);
+  } finally {
+    if (from >= 0) closeSync(from);
+  }
+  throw tooLong();
 }
 
 /** @throws unavailable `process.gone|hidden` */

@@ -1,9 +1,10 @@
 /**
  * The file a process runs: where it is, and whether anybody but root could have written it. Its digest is `unix-hash.ts`.
  */
-import { statSync, statfsSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, statSync, statfsSync } from 'node:fs';
 import type { Peer } from '../../../runtime/peer.ts';
-import { hidden, plainText, readProcessLink } from './process-file.ts';
+import { SpiffeError } from '../../../spiffe/errors.ts';
+import { hidden, mountOptions, plainText, readProcessLink } from './process-file.ts';
 import type { Namespaces } from './process-namespace.ts';
 import type { ProcessStatus } from './process-status.ts';
 
@@ -41,20 +42,26 @@ const HARMLESS = [10, 11, 13, 14, 23, 29, 35, 36].reduce((set, bit) => set | (1n
 
 /**
  * Why the workload's user might have written the image; undefined when it is a regular file of root's that neither group
- * nor others may write (nor, hence, any entry of an access list), on no file system in user space, and the process is not
- * root and has no capability that could make it so.
- * @throws unavailable `process.gone|hidden`
+ * nor others may write (nor, hence, any entry of an access list), on no file system in user space nor on one mounted
+ * `nosuid`, as those are that users bring along, and the process is not root and has no capability that could make it so.
+ * @throws unavailable `process.gone|hidden`; limited `process.too-long`; internal `process.form`
  */
 export function writableBecause(peer: Peer, status: ProcessStatus): string | undefined {
   const exe = `/proc/${String(peer.pid)}/exe`;
+  let fd = -1;
   try {
-    const stats = statSync(exe, { bigint: true });
+    fd = openSync(exe, 'r');
+    const stats = fstatSync(fd, { bigint: true });
     if (!stats.isFile() || `${String(stats.dev)}:${String(stats.ino)}` !== peer.facts.exe) return 'process.image.changed';
-    if (statfsSync(exe).type === FUSE_MAGIC) return 'process.image.filesystem';
     if (stats.uid !== 0n) return 'process.image.owner';
     if ((stats.mode & WRITE_BITS) !== 0n) return 'process.image.mode';
+    if (statfsSync(exe).type === FUSE_MAGIC) return 'process.image.filesystem';
+    const options = mountOptions(peer.pid, fd);
+    if (options === undefined || options.includes('nosuid')) return 'process.image.mount';
   } catch (error) {
-    throw hidden(error);
+    throw error instanceof SpiffeError ? error : hidden(error);
+  } finally {
+    if (fd >= 0) closeSync(fd);
   }
   return status.uids.includes(0) || (status.permitted & ~HARMLESS) !== 0n ? 'process.image.privileged' : undefined;
 }

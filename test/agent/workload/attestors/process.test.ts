@@ -214,23 +214,41 @@ describe('image', () => {
   });
 
   it.skipIf(!hasSetpriv)('G-35 may be writable otherwise (needs root, setpriv)', async () => {
-    const because = async (options: readonly string[], mode = 0o755, owner = 0): Promise<string> => {
+    const because = async (mode: number, owner = 0): Promise<string> => {
       const path = join(directory, `app-${String(children.length)}`);
       await copyFile('/bin/sleep', path);
       await chmod(path, mode);
       await chown(path, owner, 4001);
-      return writable(await attest(await runAs(options, path), ['image']));
+      return writable(await attest(await runAs(ordinary, path), ['image']));
     };
-    expect(await because(ordinary)).toBe('process:image:writable:false');
-    expect(await because(ordinary, 0o755, 4001)).toBe('process:image:writable process.image.owner');
+    expect(await because(0o755, 4001)).toBe('process:image:writable process.image.owner');
     // Whoever has subordinate ids owns their files as well.
-    expect(await because(ordinary, 0o755, 100_000)).toBe('process:image:writable process.image.owner');
-    expect(await because(ordinary, 0o775)).toBe('process:image:writable process.image.mode');
-    expect(await because(ordinary, 0o757)).toBe('process:image:writable process.image.mode');
-    expect(await because(['--ruid', '0', '--euid', '4001'])).toBe('process:image:writable process.image.privileged');
+    expect(await because(0o755, 100_000)).toBe('process:image:writable process.image.owner');
+    expect(await because(0o775)).toBe('process:image:writable process.image.mode');
+    expect(await because(0o757)).toBe('process:image:writable process.image.mode');
     const chowner = [...ordinary, '--inh-caps', '+chown', '--ambient-caps', '+chown'];
-    expect(await because(chowner)).toBe('process:image:writable process.image.privileged');
-    expect(writable(await attest(await run('/bin/sleep'), ['image']))).toBe('process:image:writable process.image.privileged');
+    for (const options of [chowner, ['--ruid', '0', '--euid', '4001'], []]) {
+      expect(writable(await attest(await runAs(options), ['image']))).toBe('process:image:writable process.image.privileged');
+    }
+  });
+});
+
+describe('an image on a mount', () => {
+  it.skipIf(!hasSetpriv || !hasUnshare)('G-35 that users bring along may be anybody’s (needs root, setpriv, unshare)', async () => {
+    await mkdir(join(directory, 'stick'));
+    const script = (options: string): string =>
+      [
+        'mount --make-rprivate /',
+        `mount -t tmpfs -o ${options} none ${directory}/stick`,
+        `cp /bin/sleep ${directory}/stick/app`,
+        `exec setpriv ${ordinary.join(' ')} ${directory}/stick/app 60`,
+      ].join(' && ');
+    const factsOf = async (options: string): Promise<Facts> =>
+      attest(await becomes(await run('unshare', ['--mount', '/bin/sh', '-c', script(options)]), 'app'), ['image']);
+    expect((await factsOf('mode=755')).selectors).toContain('process:image:writable:false');
+    const stick = await factsOf('mode=755,nosuid');
+    expect(stick.selectors).toEqual([]);
+    expect(stick.omitted).toContain('process:image:writable process.image.mount');
   });
 });
 
