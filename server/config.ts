@@ -104,7 +104,7 @@ export function parseServerConfig(text: string, overlays: readonly Overlay[] = [
 }
 
 /** Durations in the sections of node attestors. */
-const ages: ReadonlySet<string> = new Set(['max_age', 'max_token_age']);
+const ages: ReadonlySet<string> = new Set(['max_age', 'max_agent_life', 'max_token_age']);
 
 /** Everything in force, defaults included, in a form that can be read back. */
 export function formatServerConfig(config: ServerConfig): string {

@@ -49,7 +49,7 @@ async function verifierOf(attestor: NodeAttestorConfig, clock: Clock): Promise<V
         endorsementAuthorities: await certificatesIn(attestor.endorsement_ca_path),
       });
     case 'oidc_ci':
-      return createOidcCiVerifier({ clock, trusts: await Promise.all(attestor.trusts.map(trustOf)) });
+      return createOidcCiVerifier({ clock, trusts: await Promise.all(attestor.trusts.map(trustOf)), maxAgentLifeMs: attestor.max_agent_life });
     case 'aws_iid':
       return createAwsIidVerifier({
         accountAllowList: attestor.account_allow_list,

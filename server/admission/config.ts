@@ -73,6 +73,8 @@ export const nodeAttestor = z.discriminatedUnion('type', [
         }),
       )
       .min(1),
+    /** After which an agent renews no more: the job it spoke for is over. */
+    max_agent_life: duration({ min: '1m', max: '30d' }).prefault('6h'),
   }),
   section({
     type: z.literal('aws_iid'),
