@@ -2,26 +2,28 @@
  * A real systemd, a real dbus-daemon, units of every kind that matters, and a server and an agent beside them: processes
  * get identities by the unit they are in, and none by one they made up.
  */
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startRunning } from '../help/running.ts';
-import type { Running } from '../help/running.ts';
-import { node } from '../help/site.ts';
+import { parseLine, startRunning } from '../help/running.ts';
+import type { OutputLine, Running } from '../help/running.ts';
+import { createSite, node, trustDomain } from '../help/site.ts';
+import type { Site } from '../help/site.ts';
 import { busSocket, eventually, privateSocket, startSystemd, withoutSystemd } from '../help/systemd.ts';
 import type { RealSystemd } from '../help/systemd.ts';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const asker = path.join(here, '..', 'help', 'systemd-asker.ts');
 
-/** Whoever is delegated a group makes what it likes below it, here a `nginx.service` of its own. */
-const forging = `[Unit]
+/** Whoever is delegated a group makes what it likes below it, here a service of its own. */
+const forging = (name: string, then: string): string => `[Unit]
 DefaultDependencies=no
 [Service]
 Delegate=yes
 ExecStart=/bin/sh -c 'for root in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do \\
   at=$root$(sed -n "s/^0:://p;t;s/^[0-9]*:name=systemd://p" /proc/self/cgroup | head -1); \\
-  if [ -f $at/cgroup.procs ]; then mkdir -p $at/nginx.service; echo $$$$ > $at/nginx.service/cgroup.procs || true; fi; done; exec sleep 600'
+  if [ -f $at/cgroup.procs ]; then mkdir -p $at/${name}; echo $$$$ > $at/${name}/cgroup.procs || true; fi; done; ${then}'
 `;
 
 const sleeping = (more = ''): string => `[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/sleep 600\n${more}`;
@@ -39,7 +41,7 @@ describe.skipIf(withoutSystemd !== undefined)(`units of a real systemd ${without
     await systemd.unit('odd@.service', sleeping('Slice=tenant-a.slice\n'));
     await systemd.unit('cpu.service', sleeping());
     await systemd.unit('_under.service', sleeping());
-    await systemd.unit('user@1000.service', forging);
+    await systemd.unit('user@1000.service', forging('nginx.service', 'exec sleep 600'));
     await systemd.systemctl('daemon-reload');
     await systemd.systemctl('start', 'nginx.service', 'odd@a\\x2db:c.service', 'cpu.service', '_under.service', 'user@1000.service', 'dbus.service');
   });
@@ -163,6 +165,90 @@ describe.skipIf(withoutSystemd !== undefined)(`units of a real systemd ${without
 
     it('that systemd is not on says so', async () => {
       expect(await answerOn('root')).toMatchObject([{ reason: 'systemd.absent' }]);
+    });
+  });
+
+  describe('with an agent that is one of them', () => {
+    let site: Site;
+    beforeAll(async () => {
+      site = await createSite();
+      await site.startServer();
+      await site.writeBundle();
+      const { token, agentId } = await site.token();
+      const entry = (name: string, ...selectors: readonly string[]): Promise<string> => site.entry({ path: name, parent: agentId, selectors });
+      await entry('/web', 'systemd:id:web.service', 'systemd:slice:system.slice', 'unix:uid:0');
+      await entry('/web-as-installed', 'systemd:id:web.service', `systemd:fragment_path:${systemd.units}/web.service`);
+      await entry('/web-overridden', 'systemd:id:web.service', `systemd:fragment_path:${systemd.overrides}/web.service`);
+      const base = path.join(site.directory, 'agent');
+      await mkdir(base);
+      await writeFile(
+        path.join(base, 'agent.yaml'),
+        `trust_domain: ${trustDomain}
+server: { address: 127.0.0.1, port: ${String(site.port)} }
+data_dir: ${base}/data
+socket_path: ${base}/public/api.sock
+admin_socket_path: ${base}/private/admin.sock
+trust_bundle: { path: ${site.bundleFile} }
+attestor: { type: join_token, token: ${token} }
+workload: { systemd: {} }
+`,
+        { mode: 0o600 },
+      );
+      const bin = path.join(here, '..', '..', 'bin', 'steeple.cjs');
+      await systemd.unit('agent.service', `[Unit]\nDefaultDependencies=no\n[Service]\nStandardOutput=append:${base}/out\nExecStart=${node} ${bin} agent run --config ${base}/agent.yaml\n`);
+      await systemd.systemctl('daemon-reload');
+      await systemd.systemctl('start', 'agent.service');
+      await eventually('the agent is connected', async () => ((await readFile(path.join(base, 'out'), 'utf8')).includes('sync.connected') ? true : undefined));
+    });
+    afterAll(async () => {
+      await systemd.systemctl('kill', '--signal=KILL', 'agent.service');
+      await site?.[Symbol.asyncDispose]();
+    });
+
+    /** A unit that has one stream open for as long as it gets something. */
+    const streaming = (make: (command: string) => string): string =>
+      make(`sleep 600 | ${node} ${path.join(here, '..', 'help', 'workload.ts')} stream`).replace(
+        '[Service]',
+        `[Service]\nEnvironment=SPIFFE_ENDPOINT_SOCKET=unix://${site.directory}/agent/public/api.sock\nStandardOutput=append:${site.directory}/%n.out`,
+      );
+    const plain = (command: string): string => `[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/sh -c '${command}'\n`;
+
+    async function start(name: string, text: string): Promise<void> {
+      await systemd.unit(name, text);
+      await systemd.systemctl('daemon-reload');
+      await systemd.systemctl('start', name);
+    }
+    async function says(name: string, matches: (line: OutputLine) => boolean): Promise<OutputLine> {
+      return eventually(`${name} says so`, async () => {
+        const text = await readFile(path.join(site.directory, `${name}.out`), 'utf8');
+        return text
+          .split('\n')
+          .map(parseLine)
+          .find((line) => line !== undefined && matches(line));
+      });
+    }
+    const svids = (...paths: readonly string[]) => ({ event, svids: list }: OutputLine): boolean =>
+      event === 'svids' && String((list as readonly { spiffeId: string }[]).map(({ spiffeId }) => spiffeId).toSorted()) === String(paths.map((one) => `spiffe://${trustDomain}${one}`));
+    const refused = ({ event, reason }: OutputLine): boolean => event === 'refused' && reason === 'workload.no-identity';
+
+    it('a unit has its SVIDs, and others as soon as a reload changes it', async () => {
+      await start('web.service', streaming(plain));
+      await says('web.service', svids('/web', '/web-as-installed'));
+      await systemd.unit('web.service', streaming(plain), systemd.overrides);
+      await systemd.systemctl('daemon-reload');
+      await says('web.service', svids('/web', '/web-overridden'));
+    });
+
+    it('another unit that runs the same has none', async () => {
+      await start('webb.service', streaming(plain));
+      await says('webb.service', refused);
+    });
+
+    it('T-A07 nor has one that calls a group of its own the same', async () => {
+      await start('user@1001.service', streaming((command) => forging('web.service', command)));
+      await says('user@1001.service', refused);
+      const groups = await systemd.run('cat', `/proc/${String(await systemd.mainPid('user@1001.service'))}/cgroup`);
+      expect(groups.stdout).toContain('/user@1001.service/web.service\n');
     });
   });
 });
