@@ -168,6 +168,7 @@ const commandNames: Readonly<Record<number, string>> = {
   0x165: 'FlushContext',
   0x169: 'NV_ReadPublic',
   0x176: 'StartAuthSession',
+  0x17a: 'GetCapability',
 };
 
 export interface SoftIndex {
@@ -184,6 +185,8 @@ export class SoftTpm {
   #contexts = new Map<string, SoftObject>();
   readonly indices = new Map<number, SoftIndex>();
   readonly passwords = { owner: '', endorsement: '' };
+  /** Bytes of an index that it reads at once; nothing when it does not tell. */
+  indexBytes: number | undefined = 700;
   /** Names of the commands that came, in order. */
   readonly seen: string[] = [];
   /** Most objects that were loaded at once. */
@@ -329,7 +332,12 @@ export class SoftTpm {
         const byOwner = authority === 0x4000_0001;
         const allowed = byOwner ? (index.attributes & 0x0002_0000) !== 0 : (index.attributes & 0x0004_0000) !== 0;
         if (!allowed || session?.password.equals(Buffer.from(byOwner ? this.passwords.owner : '')) !== true) return codes.badAuth;
-        return size > 1024 || offset + size > index.content.length ? codes.value : { parameters: behindSize(index.content.slice(offset, offset + size)) };
+        return size > (this.indexBytes ?? 512) || offset + size > index.content.length ? codes.value : { parameters: behindSize(index.content.slice(offset, offset + size)) };
+      }
+      case 'GetCapability': {
+        const [capability, property] = [input.four(), input.four()];
+        const told = capability === 6 && property === 0x12c && this.indexBytes !== undefined;
+        return { parameters: Buffer.concat([Buffer.of(0), FOUR(6), FOUR(told ? 1 : 0), ...(told ? [FOUR(property), FOUR(this.indexBytes ?? 0)] : [])]) };
       }
       default:
         return codes.commandCode;

@@ -17,8 +17,10 @@ const nonceBytes = 16;
 const nvAttribute = { ownerRead: 1 << 17, authRead: 1 << 18 } as const;
 /** Of a certificate: more than any maker writes. */
 const maxIndexBytes = 16 * 1024;
-/** What every TPM reads at once. */
-const nvChunkBytes = 512;
+/** How much of an index a TPM reads at once, and what it tells that by: TPM_CAP_TPM_PROPERTIES, TPM_PT_NV_BUFFER_MAX. */
+const nvChunkBytes = { usual: 512, min: 64, max: 2048 } as const;
+const properties = 6;
+const nvBufferMax = 0x12c;
 
 const empty = new Uint8Array();
 const anyScheme = u16(algorithmId.null);
@@ -185,9 +187,10 @@ export async function readIndex(tpm: Tpm, index: number, ownerPassword: Uint8Arr
   const size = readU16(area);
   if (size > maxIndexBytes) throw new SpiffeError('invalid', 'evidence.tpm.index', 'an index of the TPM holds more than a certificate');
   const byOwner = (attributes & nvAttribute.authRead) === 0 && (attributes & nvAttribute.ownerRead) !== 0;
+  const chunkBytes = await readChunkBytes(tpm);
   const chunks: Uint8Array[] = [];
-  for (let at = 0; at < size; at += nvChunkBytes) {
-    const length = Math.min(nvChunkBytes, size - at);
+  for (let at = 0; at < size; at += chunkBytes) {
+    const length = Math.min(chunkBytes, size - at);
     const chunk = await tpm.run({
       name: 'NV_Read',
       code: 0x14e,
@@ -198,6 +201,14 @@ export async function readIndex(tpm: Tpm, index: number, ownerPassword: Uint8Arr
     chunks.push(readSized(chunk.parameters));
   }
   return joined(...chunks);
+}
+
+async function readChunkBytes(tpm: Tpm): Promise<number> {
+  const { parameters } = await tpm.run({ name: 'GetCapability', code: 0x17a, parameters: joined(u32(properties), u32(nvBufferMax), u32(1)) });
+  // Whether there is more, and which capability this is.
+  readBytes(parameters, 5);
+  if (readU32(parameters) !== 1 || readU32(parameters) !== nvBufferMax) return nvChunkBytes.usual;
+  return Math.min(Math.max(readU32(parameters), nvChunkBytes.min), nvChunkBytes.max);
 }
 
 /** TPM2B_SENSITIVE_CREATE, TPM2B_PUBLIC, no data of the creator, no registers. */

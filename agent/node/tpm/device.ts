@@ -2,7 +2,7 @@
  * The way to a TPM: a character device of the kernel, or the Unix socket of an emulator's data channel. Whole commands go
  * in and whole responses come out, one at a time; what they say is `command.ts`.
  */
-import { lstat, open, readdir, type FileHandle } from 'node:fs/promises';
+import { open, readdir, stat, type FileHandle } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { abortReason, untilAborted } from '../../../runtime/abort.ts';
@@ -31,7 +31,7 @@ const deviceNames = [/^tpmrm\d+$/, /^tpm\d+$/];
  */
 export async function openTpmDevice(path: string, clock: Pick<Clock, 'sleep'>): Promise<TpmDevice> {
   const stream = await translated(path, async () => {
-    const stats = await lstat(path);
+    const stats = await stat(path);
     if (stats.isSocket()) return openSocket(path, clock);
     if (!stats.isCharacterDevice()) throw new SpiffeError('invalid', 'evidence.tpm.not-device', `${path} is neither a character device nor a socket`);
     return fileStream(await open(path, 'r+'));
