@@ -2,8 +2,9 @@
  * What `/proc/PID/status` says of a process's rights: capabilities, seccomp, no-new-privs, who traces it. All of it is of the
  * main thread and of the moment; whose namespace the capabilities are worth something in is `process-namespace.ts`.
  */
-import { readdirSync } from 'node:fs';
-import { SpiffeError, isSpiffeError } from '../../../spiffe/errors.ts';
+import { open, readdir } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
+import { SpiffeError } from '../../../spiffe/errors.ts';
 import { hidden, malformed, readProcessFile } from './process-file.ts';
 
 export interface ProcessStatus {
@@ -50,32 +51,51 @@ function required(value: string | undefined): string {
 }
 
 const LIMIT_THREADS = 1024;
+/** Looked at together: many enough to be quick, few enough to leave threads to others. */
+const TOGETHER = 4;
+/** The name, which is at most 64 bytes, and the ids that stand before the tracer's. */
+const HEAD_BYTES = 1024;
 
 /**
- * Whether a debugger is attached to any thread of the process.
- * @throws as `readProcessFile`; limited `process.threads`
+ * Whether a debugger is attached to any thread of the process. Off the event loop: threads cost the process nothing.
+ * @throws as `readProcessFile`; limited `process.threads`; internal `process.form`
  */
-export function isTraced(pid: number): boolean {
+export async function isTraced(pid: number, limitThreads: number = LIMIT_THREADS): Promise<boolean> {
+  const threads = await threadsOf(pid, limitThreads);
+  for (let at = 0; at < threads.length; at += TOGETHER) {
+    const some = threads.slice(at, at + TOGETHER).map((thread) => isThreadTraced(pid, thread));
+    if ((await Promise.all(some)).includes(true)) return true;
+  }
+  return false;
+}
+
+async function threadsOf(pid: number, limit: number): Promise<readonly string[]> {
   let threads: readonly string[];
   try {
-    threads = readdirSync(`/proc/${String(pid)}/task`);
+    threads = await readdir(`/proc/${String(pid)}/task`);
   } catch (error) {
     throw hidden(error);
   }
-  if (threads.length > LIMIT_THREADS) throw new SpiffeError('limited', 'process.threads', 'the process has more threads than are looked at');
-  return threads.some((thread) => isThreadTraced(pid, thread));
+  if (threads.length > limit) throw new SpiffeError('limited', 'process.threads', 'the process has more threads than are looked at');
+  return threads;
 }
 
-function isThreadTraced(pid: number, thread: string): boolean {
-  let status: string;
+async function isThreadTraced(pid: number, thread: string): Promise<boolean> {
+  const head = Buffer.alloc(HEAD_BYTES);
+  let status: FileHandle | undefined;
+  let length: number;
   try {
-    status = readProcessFile(pid, `task/${thread}/status`).toString('latin1');
+    status = await open(`/proc/${String(pid)}/task/${thread}/status`, 'r');
+    length = (await status.read(head, 0, HEAD_BYTES, 0)).bytesRead;
   } catch (error) {
+    const failure = hidden(error);
     // It has ended meanwhile, as threads do.
-    if (isSpiffeError(error, 'unavailable', 'process.gone')) return false;
-    throw error;
+    if (failure.reason === 'process.gone') return false;
+    throw failure;
+  } finally {
+    await status?.close();
   }
-  return required(fieldOf(status, 'TracerPid', /^\d{1,10}$/)) !== '0';
+  return required(fieldOf(head.toString('latin1', 0, length), 'TracerPid', /^\d{1,10}$/)) !== '0';
 }
 
 const capabilities = [

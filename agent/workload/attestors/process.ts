@@ -177,8 +177,8 @@ function capabilityFacts({ pid }: Peer, { namespaces, omit }: FactContext): read
 
 const INITIAL_PID_NAMESPACE = '4026531836';
 
-function tracedFact({ pid }: Peer, { namespaces, omit }: FactContext): readonly string[] {
-  if (isTraced(pid)) return ['true'];
+async function tracedFact({ pid }: Peer, { namespaces, omit }: FactContext): Promise<readonly string[]> {
+  if (await isTraced(pid)) return ['true'];
   // A tracer from outside of our own pid namespace has no number here, which reads like none.
   if (namespaces.host('pid') !== INITIAL_PID_NAMESPACE) return missing('process:traced', 'process.traced.namespace', omit);
   return ['false'];

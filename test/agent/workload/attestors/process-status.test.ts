@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { capabilityNames, parseProcessStatus } from '../../../../agent/workload/attestors/process-status.ts';
+import { capabilityNames, isTraced, parseProcessStatus } from '../../../../agent/workload/attestors/process-status.ts';
 
 const text = (name: string, more = 'NoNewPrivs:\t1\nSeccomp:\t2\n'): string =>
   `Name:\t${name}\nUmask:\t0022\nUid:\t1\t2\t3\t4\nCapInh:\t0000000000000001\nCapPrm:\t0000000000003000\nCapEff:\t0000000000001000\n${more}Threads:\t1\n`;
@@ -47,5 +47,14 @@ describe('capabilityNames', () => {
       'CAP_CHECKPOINT_RESTORE',
       '63',
     ]);
+  });
+});
+
+describe('isTraced', () => {
+  it('T-A06 looks at a bounded number of threads, all of them or none', async () => {
+    // This program has one for each core and more.
+    expect(await isTraced(process.pid)).toBe(false);
+    await expect(isTraced(process.pid, 2)).rejects.toMatchObject({ kind: 'limited', reason: 'process.threads' });
+    await expect(isTraced(0x7fff_ffff)).rejects.toMatchObject({ kind: 'unavailable', reason: 'process.gone' });
   });
 });
