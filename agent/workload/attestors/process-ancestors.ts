@@ -6,7 +6,7 @@ import { isSpiffeError } from '../../../spiffe/errors.ts';
 import { malformed, readProcessFile } from './process-file.ts';
 
 /** Deeper families than any supervisor, shell and wrapper make together. */
-const LIMIT_DEPTH = 64;
+const LIMIT_DEPTH = 32;
 const TRIES = 3;
 
 export interface Ancestry<T> {

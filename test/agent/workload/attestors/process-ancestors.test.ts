@@ -29,7 +29,7 @@ describe('ancestryOf', () => {
   it('is bounded', () => {
     const { birthOf } = family(Array.from({ length: 100 }, (_, at) => [at + 1, at, at + 1] as const));
     const { ancestors, reason } = ancestryOf(100, (pid) => pid, { birthOf });
-    expect(ancestors).toHaveLength(64);
+    expect(ancestors).toHaveLength(32);
     expect(reason).toBe('process.ancestor.too-deep');
   });
 
