@@ -162,13 +162,14 @@ class ApiServer implements PodSource {
   /** Waits until it is worth trying again. */
   async #fail(failure: SpiffeError, signal: AbortSignal): Promise<void> {
     this.#failures += 1;
+    const { retryAfterMs = 0, status } = failure.detail;
+    // 504 is also the answer to a version that the server has not reached, as after its store was restored.
+    if (failure.reason === 'k8s.source.gone' || status === 504) this.#lost = 'exact';
     // What cannot be read would be told again from the same version on.
-    if (failure.reason === 'k8s.source.gone') this.#lost = 'exact';
-    else if (failure.reason === 'k8s.source.answer' || failure.reason === 'k8s.source.too-large') this.#lost = this.#lost === 'exact' ? 'exact' : 'yes';
+    else if (this.#lost === 'no' && (failure.reason === 'k8s.source.answer' || failure.reason === 'k8s.source.too-large')) this.#lost = 'yes';
     const isFirst = this.#failures === 1;
     // Watches end for many reasons, and one that goes on at once was never away.
     if (!isFirst || this.#state.value.syncedAt === undefined) this.#state.set({ syncedAt: this.#state.value.syncedAt, failure });
-    const { retryAfterMs = 0 } = failure.detail;
     const restMs = isFirst && failure.reason === 'k8s.source.gone' ? 0 : backoffMs(this.#failures, this.#options.random(), failing);
     await untilAborted(this.#clock.sleep(Math.max(restMs, Number(retryAfterMs)), signal), signal).catch(() => undefined);
   }

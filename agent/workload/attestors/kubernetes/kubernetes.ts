@@ -8,7 +8,7 @@ import type { Peer } from '../../../../runtime/peer.ts';
 import type { Watch } from '../../../../runtime/watch.ts';
 import { SpiffeError } from '../../../../spiffe/errors.ts';
 import type { Selector } from '../../../../spiffe/selector.ts';
-import type { WorkloadAttestor } from '../../attestor.ts';
+import type { AttestQuestion, WorkloadAttestor } from '../../attestor.ts';
 import type { ContainerRef, Containers } from '../../container.ts';
 import { createApiServer } from './api-server.ts';
 import { createConnection } from './connection.ts';
@@ -131,7 +131,7 @@ class Attestor implements KubernetesAttestor {
     this.#index.close();
   }
 
-  async attest(peer: Peer, question: Parameters<WorkloadAttestor['attest']>[1]): Promise<readonly Selector[]> {
+  async attest(peer: Peer, question: AttestQuestion): Promise<readonly Selector[]> {
     const ref = this.#options.containers.of(peer);
     if (ref === undefined || !mayBePod(ref)) return [];
     if (!this.#held.has(peer)) {
@@ -144,7 +144,7 @@ class Attestor implements KubernetesAttestor {
     const found = this.#index.find(ref);
     const { failure } = this.#source.state.value;
     const selectors = found === undefined ? undefined : this.#selectorsOf(found);
-    if (found === undefined || selectors === undefined) return this.#missing(peer, ref, question.omit, failure);
+    if (found === undefined || selectors === undefined) return this.#missing(peer, ref, question, failure);
     this.#waits.delete(peer);
     // What is known stays true of a container, as far as anybody can tell.
     if (failure !== undefined) question.omit('k8s', failure.reason);
@@ -174,12 +174,15 @@ class Attestor implements KubernetesAttestor {
   }
 
   /** Waits outside of the answer, for as long as there is hope. */
-  #missing(peer: Peer, ref: ContainerRef, omit: Parameters<WorkloadAttestor['attest']>[1]['omit'], failure: SpiffeError | undefined): readonly Selector[] {
+  #missing(peer: Peer, ref: ContainerRef, { omit, wanted }: AttestQuestion, failure: SpiffeError | undefined): readonly Selector[] {
     const now = this.#clock.monotonic();
     const known = this.#waits.get(peer);
     const wait = known?.id === ref.id ? known : { id: ref.id, endsAt: now + (this.#options.waitMs ?? DEFAULT_WAIT_MS), until: undefined };
     this.#waits.set(peer, wait);
-    if (now < wait.endsAt) {
+    if (now < wait.endsAt && !wanted.asks('k8s:')) {
+      // Nobody's identity depends on it. When that changes the process is asked about again.
+      omit('k8s', 'k8s.pod.pending');
+    } else if (now < wait.endsAt) {
       wait.until ??= this.#appears(peer, ref, wait).finally(() => {
         wait.until = undefined;
       });

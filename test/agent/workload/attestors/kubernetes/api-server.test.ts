@@ -201,6 +201,18 @@ describe('the watch', () => {
     expect(all.lists()).toHaveLength(2);
   });
 
+  it.each([{ kind: 'status', status: 504 }, { kind: 'body', body: '{"type":"ERROR","object":{"kind":"Status","code":504}}\n' }] as const)(
+    'from a version that the server never had (%j) lists anew, whatever the version', async (fault) => {
+      await using all = await setting(({ cluster }) => cluster.setPod(podOf('a-1')));
+      const { node } = all;
+      await node.clock.advance(5_000);
+      node.cluster.fail('/api/v1/pods', fault);
+      node.cluster.endWatches('end');
+      await node.pass(() => all.lists().length === 2 && node.cluster.watches === 1, 5_000);
+      expect(all.lists().map(({ query }) => query.get('resourceVersion'))).toEqual(['0', null]);
+    },
+  );
+
   it('that ends at once, again and again, is not asked for without rest', async () => {
     await using all = await setting();
     const { node } = all;

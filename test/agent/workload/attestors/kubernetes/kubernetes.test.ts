@@ -156,6 +156,18 @@ describe.each(sources)('with pods from %s', (type) => {
     await expect(attestor.attest(peer, asked().question)).resolves.toContain('k8s:pod-name:a-1');
   });
 
+  it('waits for nothing that no entry asks for', async () => {
+    await using all = await setting(type);
+    const { node, attestor } = all;
+    const requests = node.cluster.requests.length;
+    const question = asked();
+    const wanted = { asks: (prefix: string) => prefix === 'unix:uid:' };
+    expect(await attestor.attest(node.process(inContainer(podOf('a-1'))), { ...question.question, wanted })).toEqual([]);
+    expect(question.omitted).toEqual([{ what: 'k8s', reason: 'k8s.pod.pending', until: undefined }]);
+    await node.clock.advance(5_000);
+    expect(node.cluster.requests).toHaveLength(requests);
+  });
+
   it('has the selectors as soon as the pod shows the container', async () => {
     await using all = await setting(type, { prepare: ({ cluster }) => cluster.setPod(podOf('a-1', { pending: true })) });
     const { node, attestor } = all;

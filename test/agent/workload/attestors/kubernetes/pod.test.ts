@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { comparableUid, readPod, samePod } from '../../../../../agent/workload/attestors/kubernetes/pod.ts';
 import { containerIdOf, hexOf, podOf, podsOf } from '../../../../help/kubernetes-pods.ts';
@@ -150,6 +151,31 @@ describe('readPod', () => {
     expect(pod.selectors).toContain('k8s:pod-name:cart-1');
     expect(pod.selectors.length).toBeLessThan(1_000);
     for (const selector of pod.selectors) expect(selector.startsWith('k8s:pod-label:a:b')).toBe(false);
+  });
+
+  it('makes selectors or a SpiffeError of anything, with anything in place of any of its parts', () => {
+    const parts: readonly (readonly string[])[] = [
+      ['metadata'], ['spec'], ['status'], ['metadata', 'uid'], ['metadata', 'name'], ['metadata', 'namespace'], ['metadata', 'labels'], ['metadata', 'annotations'],
+      ['metadata', 'ownerReferences'], ['metadata', 'ownerReferences', '0'], ['metadata', 'ownerReferences', '0', 'name'], ['spec', 'nodeName'], ['spec', 'serviceAccountName'],
+      ['status', 'containerStatuses'], ['status', 'containerStatuses', '0'], ['status', 'containerStatuses', '0', 'name'], ['status', 'containerStatuses', '0', 'image'],
+      ['status', 'containerStatuses', '0', 'imageID'], ['status', 'containerStatuses', '0', 'containerID'], ['status', 'initContainerStatuses'], ['status', 'ephemeralContainerStatuses'],
+    ];
+    fc.assert(
+      fc.property(fc.constantFrom(...parts), fc.oneof(fc.jsonValue(), fc.string({ unit: 'binary' })), (part, value) => {
+        const pod = wire(podOf('a-1', { initContainers: ['init'] })) as Record<string, unknown>;
+        let owner = pod;
+        for (const name of part.slice(0, -1)) owner = owner[name] as Record<string, unknown>;
+        owner[part.at(-1)!] = value;
+        try {
+          const { selectors, containers } = readPod(pod);
+          const all = [...selectors, ...[...containers.values()].flatMap((container) => container.selectors)];
+          expect(all.filter((selector) => !selector.isWellFormed() || !/^k8s:[a-z-]+:[^\p{Cc}]*$/u.test(selector))).toEqual([]);
+        } catch (error) {
+          expect(error).toMatchObject({ kind: 'invalid', reason: 'k8s.pod.form' });
+        }
+      }),
+      { numRuns: 300 },
+    );
   });
 
   it('takes nothing of an object’s own names for a label', () => {
