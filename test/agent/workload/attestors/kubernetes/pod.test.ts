@@ -160,9 +160,10 @@ describe('readPod', () => {
       ['status', 'containerStatuses'], ['status', 'containerStatuses', '0'], ['status', 'containerStatuses', '0', 'name'], ['status', 'containerStatuses', '0', 'image'],
       ['status', 'containerStatuses', '0', 'imageID'], ['status', 'containerStatuses', '0', 'containerID'], ['status', 'initContainerStatuses'], ['status', 'ephemeralContainerStatuses'],
     ];
+    const text = JSON.stringify(podOf('a-1', { initContainers: ['init'] }));
     fc.assert(
       fc.property(fc.constantFrom(...parts), fc.oneof(fc.jsonValue(), fc.string({ unit: 'binary' })), (part, value) => {
-        const pod = wire(podOf('a-1', { initContainers: ['init'] })) as Record<string, unknown>;
+        const pod = JSON.parse(text) as Record<string, unknown>;
         let owner = pod;
         for (const name of part.slice(0, -1)) owner = owner[name] as Record<string, unknown>;
         owner[part.at(-1)!] = value;
