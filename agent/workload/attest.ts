@@ -59,7 +59,7 @@ export interface AttestOptions {
 /**
  * Never retried in here.
  * @throws denied `peer.exited|closed|image` when the process is not the one that connected, or not any more; unavailable
- * `attest.failed` when no attestor answered; the signal's reason
+ * `attest.failed` when one failed and the others gave nothing; the signal's reason
  */
 export type Attest = (peer: Peer, wanted: WantedSelectors, signal: AbortSignal) => Promise<Attestation>;
 
@@ -146,13 +146,15 @@ async function ask(attestor: WorkloadAttestor, asking: Asking): Promise<Answer> 
 function assemble(answers: readonly Answer[]): Attestation {
   const reports = answers.map((answer) => answer.report);
   const failed = reports.filter((report) => report.reason !== undefined);
-  if (failed.length === reports.length) {
+  const selectors = new Set(answers.flatMap((answer) => answer.selectors));
+  // An attestor whose subject the process is not has nothing to say, and did not fail.
+  if (selectors.size === 0 && (failed.length > 0 || reports.length === 0)) {
     const reasons = failed.map((report) => `${report.attestor}: ${report.reason ?? ''}`).join(', ');
     throw new SpiffeError('unavailable', 'attest.failed', 'no attestor could tell what this process is', { detail: { reasons } });
   }
   const until = answers.flatMap((answer) => answer.until);
   return {
-    selectors: new Set(answers.flatMap((answer) => answer.selectors)),
+    selectors,
     given: new Map(answers.map((answer) => [answer.report.attestor, answer.selectors])),
     reports,
     incomplete: failed.length > 0,

@@ -96,6 +96,8 @@ describe('createAttest', () => {
       reason: 'attest.failed',
       detail: { reasons: 'unix: unix.process.hidden' },
     });
+    const rest = setting(attestor('unix', new SpiffeError('unavailable', 'unix.process.hidden', 'hidden')), attestor('process', []));
+    await expect(rest.attest(rest.peer, nothing, forever)).rejects.toMatchObject({ reason: 'attest.failed' });
     const none = setting();
     await expect(none.attest(none.peer, nothing, forever)).rejects.toMatchObject({ reason: 'attest.failed' });
   });
