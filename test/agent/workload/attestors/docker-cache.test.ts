@@ -73,6 +73,19 @@ describe('an answer', () => {
     expect(await cache.of('b', ask('new'))).toBe('new');
   });
 
+  it('that comes after its key was forgotten takes nobody’s room', async () => {
+    const { cache, ask } = world(2, 10);
+    const gate = Promise.withResolvers<string>();
+    const late = cache.of('a', () => gate.promise);
+    await cache.of('b', ask('b'));
+    await cache.of('c', ask('c'));
+    gate.resolve('123456789');
+    expect(await late).toBe('123456789');
+    await cache.of('c', ask('new'));
+    expect(await cache.of('b', ask('new'))).toBe('b');
+    expect(cache.size).toBe(2);
+  });
+
   it('that matches is dropped, the others stay', async () => {
     const { cache, ask } = world();
     await cache.of('a', ask('one'));

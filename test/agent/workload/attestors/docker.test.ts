@@ -256,6 +256,21 @@ describe('several engines', () => {
     await expect(ask(peerIn(newId()), both)).rejects.toMatchObject({ kind: 'denied', reason: 'docker.container.unknown' });
   });
 
+  it('that are all silent are given up before the whole attestation is', async () => {
+    for (const one of [api, second]) one.fault = () => true;
+    const { socketPath } = api;
+    const many = create({ engines: [{ socketPath }, { socketPath: second.socketPath }, { socketPath }, { socketPath: second.socketPath }] });
+    const answer = ask(peerIn(newId()), many);
+    answer.catch(() => undefined);
+    const beganAt = clock.monotonic();
+    for (let at = 1; at <= 4; at += 1) {
+      await until(() => api.asked.length + second.asked.length === at && clock.sleepers === 1);
+      await clock.jump();
+    }
+    await expect(answer).rejects.toMatchObject({ kind: 'unavailable', reason: 'http.deadline' });
+    expect(clock.monotonic() - beganAt).toBe(4000);
+  });
+
   it('of one that lost its events are forgotten, of the other kept', async () => {
     await follow(both);
     await until(() => api.followers === 1 && second.followers === 1);
@@ -402,6 +417,28 @@ describe('answers', () => {
     expect((await ask(peer)).selectors).toContain('docker:label:app:web');
   });
 
+  it('that there is no such container are kept for a while where events are followed, and for a burst otherwise', async () => {
+    const id = newId();
+    const peer = peerIn(id);
+    const asksAgainAfter = async (ms: number): Promise<void> => {
+      await ask(peer).catch(() => undefined);
+      const before = api.questions(id);
+      await clock.advance(ms - 1);
+      await ask(peer).catch(() => undefined);
+      expect(api.questions(id)).toBe(before);
+      await clock.advance(1);
+      await ask(peer).catch(() => undefined);
+      expect(api.questions(id)).toBe(before + 1);
+    };
+    await asksAgainAfter(1000);
+    await follow(attestor);
+    // What was said before might have changed unseen.
+    const before = api.questions(id);
+    await ask(peer).catch(() => undefined);
+    expect(api.questions(id)).toBe(before + 1);
+    await asksAgainAfter(15_000);
+  });
+
   it('given before the events were followed are not kept for long', async () => {
     const { Id: id } = api.start();
     await ask(peerIn(id));
@@ -431,6 +468,8 @@ describe('following', () => {
       waits.push(clock.monotonic() - at);
     }
     expect(waits).toEqual([200, 400, 800, 1600, 3200]);
+    await ask(peerIn(id));
+    expect(api.questions(id)).toBe(3);
     expect(changes.map(({ kind }) => kind)).toEqual(['followed', 'lost']);
     api.fault = undefined;
     await until(() => clock.sleepers === 1);
@@ -439,7 +478,7 @@ describe('following', () => {
     expect(changes.at(-1)).toEqual({ kind: 'followed', socketPath: api.socketPath });
     await ask(peerIn(id));
     await ask(peerIn(id));
-    expect(api.questions(id)).toBe(3);
+    expect(api.questions(id)).toBe(5);
   });
 
   it('survives lines of any kind, and ends with its signal', async () => {
