@@ -468,8 +468,13 @@ describe('following', () => {
       waits.push(clock.monotonic() - at);
     }
     expect(waits).toEqual([200, 400, 800, 1600, 3200]);
+    await until(() => clock.sleepers === 1);
     await ask(peerIn(id));
     expect(api.questions(id)).toBe(3);
+    // Kept for a burst only, as long as nothing is followed.
+    await clock.advance(1000);
+    await ask(peerIn(id));
+    expect(api.questions(id)).toBe(4);
     expect(changes.map(({ kind }) => kind)).toEqual(['followed', 'lost']);
     api.fault = undefined;
     await until(() => clock.sleepers === 1);
