@@ -18,13 +18,14 @@ import {
   type SigningScheme,
 } from '../../runtime/tpm/structures.ts';
 import { decodeBase64 } from '../../spiffe/base64.ts';
-import { SpiffeError } from '../../spiffe/errors.ts';
+import { isSpiffeError, SpiffeError } from '../../spiffe/errors.ts';
 import { isJsonObject, parseJson, type JsonValue } from '../../spiffe/json.ts';
 import { parsePemCertificates } from '../../spiffe/pem.ts';
 import { encodeSequence, encodeUnsigned } from '../../spiffe/x509/der-writer.ts';
 import { sameBytes } from '../../spiffe/x509/names.ts';
 import type { EvidenceSource } from './evidence.ts';
 import { createTpm, type Tpm } from './tpm/command.ts';
+import type { NewKey } from './tpm/commands.ts';
 import { findTpmDevice, openTpmDevice } from './tpm/device.ts';
 import { answerPosed, stateDevid, type DevidKey, type Posed, type TpmPasswords } from './tpm/proof.ts';
 
@@ -52,9 +53,9 @@ const nonceBytes = 32;
 const maxChallengeBytes = 4096;
 
 /**
- * Files are read again for each attempt, so that a renewed certificate is used.
- * @throws (from `produce`) as `openTpmDevice`, `findTpmDevice` and `stateDevid`; unavailable `evidence.tpm-devid.unreadable`,
- *   invalid `evidence.tpm-devid.certificate|key|scheme|mismatch`
+ * Files are read again for each attempt, so that a renewed certificate is used; a password the TPM refused is not tried again.
+ * @throws (from `produce`) as `openTpmDevice`, `findTpmDevice`, `stateDevid` and `visit`;
+ *   unavailable `evidence.tpm-devid.unreadable`, invalid `evidence.tpm-devid.certificate|key|scheme|mismatch`
  */
 export function tpmDevidEvidence(options: TpmDevidOptions): EvidenceSource {
   const { devid } = options;
@@ -63,6 +64,7 @@ export function tpmDevidEvidence(options: TpmDevidOptions): EvidenceSource {
     endorsement: passwordOf(options.endorsementPassword),
     devid: passwordOf(devid.password),
   };
+  const guard = createPasswordGuard();
   return {
     type: 'tpm_devid',
     repeatable: true,
@@ -75,7 +77,8 @@ export function tpmDevidEvidence(options: TpmDevidOptions): EvidenceSource {
       }
       const endorsement = options.ekCertificate === undefined ? undefined : await readCertificate(options.ekCertificate);
       const device = options.device ?? (await findTpmDevice());
-      const statement = await visit(device, options.clock, (tpm) => stateDevid(tpm, key, passwords, endorsement));
+      const ask = <T>(work: (tpm: Tpm) => Promise<T>): Promise<T> => guard.during(key, () => visit(device, options.clock, work));
+      const statement = await ask((tpm) => stateDevid(tpm, key, passwords, endorsement));
       const payload = {
         DevIDCert: chain.map(base64),
         DevIDPub: base64(key.publicBlob),
@@ -89,22 +92,47 @@ export function tpmDevidEvidence(options: TpmDevidOptions): EvidenceSource {
         payload: Buffer.from(JSON.stringify(payload)),
         async answer(challenge) {
           const posed = parseChallenge(challenge);
-          const answered = await visit(device, options.clock, (tpm) => answerPosed(tpm, statement, posed, passwords, scheme));
-          const response = { DevID: base64(plainSignature(answered.signature)), CredActivation: base64(answered.activated) };
-          return Buffer.from(JSON.stringify(response));
+          const { signature, activated } = await ask(async (tpm) => {
+            const answered = await answerPosed(tpm, statement, posed, passwords, scheme);
+            return { ...answered, signature: plainSignature(answered.signature) };
+          });
+          return Buffer.from(JSON.stringify({ DevID: base64(signature), CredActivation: base64(activated) }));
         },
       };
     },
   };
 }
 
+/** @throws what `work` throws; unavailable `evidence.tpm.response` when the TPM's answers make no sense */
 async function visit<T>(path: string, clock: Pick<Clock, 'sleep'>, work: (tpm: Tpm) => Promise<T>): Promise<T> {
   const device = await openTpmDevice(path, clock);
   try {
     return await work(createTpm(device, clock));
+  } catch (cause) {
+    if (!(cause instanceof SpiffeError) || !cause.reason.startsWith('tpm.')) throw cause;
+    throw new SpiffeError('unavailable', 'evidence.tpm.response', `the TPM's answer cannot be read: ${cause.message}`, { cause });
   } finally {
     await device.close();
   }
+}
+
+/**
+ * Keeps from showing the TPM a password twice that it refused once: after a few dozen it would lock everybody out, for
+ * hours. Passwords are those of the configuration, so until the key is another one the answer would be the same.
+ */
+function createPasswordGuard(): { during<T>(key: NewKey, work: () => Promise<T>): Promise<T> } {
+  let refusal: { readonly privateBlob: Uint8Array; readonly error: SpiffeError } | undefined;
+  return {
+    async during(key, work) {
+      if (refusal !== undefined && sameBytes(refusal.privateBlob, key.privateBlob)) throw refusal.error;
+      try {
+        return await work();
+      } catch (error) {
+        if (isSpiffeError(error, 'denied', 'evidence.tpm.authorization')) refusal = { privateBlob: key.privateBlob, error };
+        throw error;
+      }
+    },
+  };
 }
 
 async function readKey(publicPath: string, privatePath: string): Promise<DevidKey> {
@@ -122,12 +150,14 @@ async function readKey(publicPath: string, privatePath: string): Promise<DevidKe
 function schemeOf(area: PublicArea): SigningScheme | undefined {
   const { key, scheme } = area;
   if (!hasAttributes(area, objectAttribute.sign) || hasAnyAttribute(area, objectAttribute.restricted)) {
-    throw new SpiffeError('invalid', 'evidence.tpm-devid.scheme', 'the DevID key does not sign, or signs only what its TPM states');
+    const message = 'the DevID key does not sign, or signs only what its TPM states';
+    throw new SpiffeError('invalid', 'evidence.tpm-devid.scheme', message);
   }
   const algorithm = key.type === 'rsa' ? 'rsassa' : 'ecdsa';
   if (scheme === undefined) return { algorithm, hash: 'sha256' };
   if (scheme.algorithm !== algorithm || scheme.hash !== 'sha256') {
-    throw new SpiffeError('invalid', 'evidence.tpm-devid.scheme', 'the DevID key signs in another way than RSASSA or ECDSA with SHA-256');
+    const message = 'the DevID key signs in another way than RSASSA or ECDSA with SHA-256';
+    throw new SpiffeError('invalid', 'evidence.tpm-devid.scheme', message);
   }
   return undefined;
 }

@@ -6,7 +6,19 @@ import { createHash } from 'node:crypto';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { encodeBitString, encodeNull, encodeOid, encodeSequence, encodeUnsigned } from '../../spiffe/x509/der-writer.ts';
 import { curves, oid } from '../../spiffe/x509/names.ts';
-import { finishTpm, joined, openTpm, readBytes, readRest, readSized, readU16, readU32, u16, u32, type TpmCursor } from './wire.ts';
+import {
+  finishTpm,
+  joined,
+  openTpm,
+  readBytes,
+  readRest,
+  readSized,
+  readU16,
+  readU32,
+  u16,
+  u32,
+  type TpmCursor,
+} from './wire.ts';
 
 /** TPM_ALG_ID. */
 export const algorithmId = {

@@ -52,7 +52,8 @@ export function readU32(cursor: TpmCursor): number {
 export function readSized(cursor: TpmCursor, maxBytes: number = maxStructureBytes): Uint8Array {
   const length = readU16(cursor);
   if (length > maxBytes) {
-    throw new SpiffeError('invalid', 'tpm.size', 'a part of a structure of a TPM is larger than it can be', { detail: { length, maxBytes } });
+    const detail = { length, maxBytes };
+    throw new SpiffeError('invalid', 'tpm.size', 'a part of a structure of a TPM is larger than it can be', { detail });
   }
   return readBytes(cursor, length);
 }

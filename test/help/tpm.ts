@@ -194,6 +194,9 @@ export class SoftTpm {
   /** Answers instead of carrying a command out; nothing lets it be. */
   fault: (name: string, count: number) => number | undefined = () => undefined;
 
+  /** Puts another answer in place of one. */
+  garble: (name: string, answer: Buffer) => Buffer = (_name, answer) => answer;
+
   constructor(endorsement = { rsa: softEndorsementKey('rsa'), ecc: softEndorsementKey('P-256') }) {
     this.endorsement = endorsement;
   }
@@ -227,8 +230,9 @@ export class SoftTpm {
     this.most = Math.max(this.most, this.#objects.size);
     if (typeof outcome === 'number') return response(0x8001, outcome);
     const handle = outcome.handle === undefined ? [] : [FOUR(outcome.handle)];
-    if (command.readUInt16BE(0) === 0x8001) return response(0x8001, 0, ...handle, outcome.parameters);
-    return response(0x8002, 0, ...handle, FOUR(outcome.parameters.length), outcome.parameters, behindSize(), Buffer.of(1), behindSize());
+    const sessions = [FOUR(outcome.parameters.length), outcome.parameters, behindSize(), Buffer.of(1), behindSize()];
+    const plain = command.readUInt16BE(0) === 0x8001;
+    return this.garble(name, plain ? response(0x8001, 0, ...handle, outcome.parameters) : response(0x8002, 0, ...handle, ...sessions));
   }
 
   #carryOut(name: string, input: Reader, withSessions: boolean): Outcome {

@@ -3,7 +3,19 @@
  * is `tpm-devid.ts`.
  */
 import { algorithmId, type SigningScheme } from '../../../runtime/tpm/structures.ts';
-import { joined, openTpm, readBytes, readRest, readSized, readU16, readU32, sized, u16, u32, u8 } from '../../../runtime/tpm/wire.ts';
+import {
+  joined,
+  openTpm,
+  readBytes,
+  readRest,
+  readSized,
+  readU16,
+  readU32,
+  sized,
+  u16,
+  u32,
+  u8,
+} from '../../../runtime/tpm/wire.ts';
 import { SpiffeError } from '../../../spiffe/errors.ts';
 import type { Authorization, Tpm } from './command.ts';
 
@@ -72,13 +84,13 @@ export async function create(tpm: Tpm, parent: LoadedKey, template: Uint8Array, 
   return { privateBlob, publicBlob: readSized(parameters) };
 }
 
-export async function load(tpm: Tpm, parent: LoadedKey, { privateBlob, publicBlob }: NewKey, password: Uint8Array): Promise<LoadedKey> {
+export async function load(tpm: Tpm, parent: LoadedKey, key: NewKey, password: Uint8Array): Promise<LoadedKey> {
   const { handle } = await tpm.run({
     name: 'Load',
     code: 0x157,
     handles: [parent.handle],
     authorizations: [parent],
-    parameters: joined(sized(privateBlob), sized(publicBlob)),
+    parameters: joined(sized(key.privateBlob), sized(key.publicBlob)),
     yieldsHandle: true,
   });
   return { handle, password };
@@ -105,7 +117,12 @@ export async function certify(tpm: Tpm, object: LoadedKey, signer: LoadedKey): P
 }
 
 /** @param scheme for a key without one of its own; yields a TPMT_SIGNATURE */
-export async function signDigest(tpm: Tpm, key: LoadedKey, digest: Uint8Array, scheme: SigningScheme | undefined): Promise<Uint8Array> {
+export async function signDigest(
+  tpm: Tpm,
+  key: LoadedKey,
+  digest: Uint8Array,
+  scheme: SigningScheme | undefined,
+): Promise<Uint8Array> {
   const chosen = scheme === undefined ? anyScheme : joined(u16(algorithmId[scheme.algorithm]), u16(algorithmId[scheme.hash]));
   const { parameters } = await tpm.run({
     name: 'Sign',
@@ -185,7 +202,9 @@ export async function readIndex(tpm: Tpm, index: number, ownerPassword: Uint8Arr
   const attributes = readU32(area);
   readSized(area);
   const size = readU16(area);
-  if (size > maxIndexBytes) throw new SpiffeError('invalid', 'evidence.tpm.index', 'an index of the TPM holds more than a certificate');
+  if (size > maxIndexBytes) {
+    throw new SpiffeError('invalid', 'evidence.tpm.index', 'an index of the TPM holds more than a certificate');
+  }
   const byOwner = (attributes & nvAttribute.authRead) === 0 && (attributes & nvAttribute.ownerRead) !== 0;
   const chunkBytes = await readChunkBytes(tpm);
   const chunks: Uint8Array[] = [];
@@ -204,7 +223,8 @@ export async function readIndex(tpm: Tpm, index: number, ownerPassword: Uint8Arr
 }
 
 async function readChunkBytes(tpm: Tpm): Promise<number> {
-  const { parameters } = await tpm.run({ name: 'GetCapability', code: 0x17a, parameters: joined(u32(properties), u32(nvBufferMax), u32(1)) });
+  const asked = joined(u32(properties), u32(nvBufferMax), u32(1));
+  const { parameters } = await tpm.run({ name: 'GetCapability', code: 0x17a, parameters: asked });
   // Whether there is more, and which capability this is.
   readBytes(parameters, 5);
   if (readU32(parameters) !== 1 || readU32(parameters) !== nvBufferMax) return nvChunkBytes.usual;

@@ -27,13 +27,16 @@ const headerBytes = 10;
 const deviceNames = [/^tpmrm\d+$/, /^tpm\d+$/];
 
 /**
- * @throws unavailable `evidence.tpm.missing|busy|broken|deadline`, denied `evidence.tpm.access`, invalid `evidence.tpm.not-device`
+ * @throws unavailable `evidence.tpm.missing|busy|broken|deadline`, denied `evidence.tpm.access`,
+ *   invalid `evidence.tpm.not-device`
  */
 export async function openTpmDevice(path: string, clock: Pick<Clock, 'sleep'>): Promise<TpmDevice> {
   const stream = await translated(path, async () => {
     const stats = await stat(path);
     if (stats.isSocket()) return openSocket(path, clock);
-    if (!stats.isCharacterDevice()) throw new SpiffeError('invalid', 'evidence.tpm.not-device', `${path} is neither a character device nor a socket`);
+    if (!stats.isCharacterDevice()) {
+      throw new SpiffeError('invalid', 'evidence.tpm.not-device', `${path} is neither a character device nor a socket`);
+    }
     return fileStream(await open(path, 'r+'));
   });
   let broken = false;
@@ -58,7 +61,9 @@ export async function findTpmDevice(directory = '/dev'): Promise<string> {
   const names = await translated(directory, () => readdir(directory));
   for (const form of deviceNames) {
     const found = names.filter((name) => form.test(name));
-    if (found.length > 1) throw new SpiffeError('invalid', 'evidence.tpm.several', 'there is more than one TPM; tpm_device_path says which one');
+    if (found.length > 1) {
+      throw new SpiffeError('invalid', 'evidence.tpm.several', 'there is more than one TPM; tpm_device_path says which one');
+    }
     if (found[0] !== undefined) return join(directory, found[0]);
   }
   throw new SpiffeError('unavailable', 'evidence.tpm.missing', `there is no TPM in ${directory}`);
@@ -161,7 +166,8 @@ async function untilDeadline<T>(clock: Pick<Clock, 'sleep'>, work: Promise<T>): 
 }
 
 function brokenOff(cause?: unknown): SpiffeError {
-  return new SpiffeError('unavailable', 'evidence.tpm.broken', 'the way to the TPM broke, or what came is no response of one', { cause });
+  const message = 'the way to the TPM broke, or what came is no response of one';
+  return new SpiffeError('unavailable', 'evidence.tpm.broken', message, { cause });
 }
 
 /** System codes become ours here, once. */
@@ -175,7 +181,9 @@ async function translated<T>(path: string, work: () => Promise<T>): Promise<T> {
     if (code === 'EACCES' || code === 'EPERM') {
       throw new SpiffeError('denied', 'evidence.tpm.access', `${path}: no permission (${code})`, context);
     }
-    if (code === 'EBUSY') throw new SpiffeError('unavailable', 'evidence.tpm.busy', `${path} is in use by another program`, context);
+    if (code === 'EBUSY') {
+      throw new SpiffeError('unavailable', 'evidence.tpm.busy', `${path} is in use by another program`, context);
+    }
     throw new SpiffeError('unavailable', 'evidence.tpm.missing', `${path} cannot be opened (${code})`, context);
   }
 }

@@ -67,7 +67,9 @@ export async function stateDevid(
 ): Promise<Statement> {
   return holding(tpm, async ({ hold, release }) => {
     const owner = { hierarchy: hierarchy.owner, password: passwords.owner };
-    const parentOf = async (kind: KeyKind): Promise<LoadedKey> => hold(await createPrimary(tpm, owner, storageRoot[kind], randomPassword()));
+    const parentOf = async (kind: KeyKind): Promise<LoadedKey> => {
+      return hold(await createPrimary(tpm, owner, storageRoot[kind], randomPassword()));
+    };
 
     const devidParent = await parentOf(devidKey.area.key.type);
     const devid = hold(await loadDevid(tpm, devidParent, devidKey, passwords.devid));
@@ -179,5 +181,6 @@ function firstValue(content: Uint8Array): Uint8Array {
 }
 
 function noCertificate(cause?: unknown): SpiffeError {
-  return new SpiffeError('invalid', 'evidence.tpm.index', 'what the TPM holds as certificate of its endorsement key is none', { cause });
+  const message = 'what the TPM holds as certificate of its endorsement key is none';
+  return new SpiffeError('invalid', 'evidence.tpm.index', message, { cause });
 }

@@ -5,7 +5,8 @@
 import { algorithmId, curveId, objectAttribute } from '../../../runtime/tpm/structures.ts';
 import { joined, sized, u16, u32 } from '../../../runtime/tpm/wire.ts';
 
-const { fixedTpm, fixedParent, sensitiveDataOrigin, userWithAuth, adminWithPolicy, noDa, restricted, decrypt, sign } = objectAttribute;
+const { fixedTpm, fixedParent, sensitiveDataOrigin, userWithAuth, adminWithPolicy } = objectAttribute;
+const { noDa, restricted, decrypt, sign } = objectAttribute;
 const resident = fixedTpm | fixedParent | sensitiveDataOrigin;
 const storage = resident | userWithAuth | noDa | restricted | decrypt;
 const endorsement = resident | adminWithPolicy | restricted | decrypt;
@@ -34,7 +35,13 @@ export const endorsementKeys = {
 export const attestationKey = rsaTemplate(attestation, none, absent, rsassaSha256, 0);
 
 /** @param uniqueBytes zeros where the key's own number will stand; they take part in what key comes out */
-function rsaTemplate(attributes: number, policy: Uint8Array, symmetric: Uint8Array, scheme: Uint8Array, uniqueBytes: number): Uint8Array {
+function rsaTemplate(
+  attributes: number,
+  policy: Uint8Array,
+  symmetric: Uint8Array,
+  scheme: Uint8Array,
+  uniqueBytes: number,
+): Uint8Array {
   const parameters = joined(symmetric, scheme, u16(2048), u32(0));
   return joined(header(algorithmId.rsa, attributes, policy), parameters, sized(new Uint8Array(uniqueBytes)));
 }

@@ -3,7 +3,16 @@
  * and only while it holds an object of a certain name [TPM 2.0 Library, part 1, 11.4.10 and 24]. Whether key and name
  * belong to anyone is judged before.
  */
-import { constants, createCipheriv, createECDH, createHash, createHmac, createPublicKey, publicEncrypt, randomBytes } from 'node:crypto';
+import {
+  constants,
+  createCipheriv,
+  createECDH,
+  createHash,
+  createHmac,
+  createPublicKey,
+  publicEncrypt,
+  randomBytes,
+} from 'node:crypto';
 import { SpiffeError } from '../../../spiffe/errors.ts';
 import { curves } from '../../../spiffe/x509/names.ts';
 import { pointOf, subjectPublicKeyInfo, type HashName, type PublicArea, type TpmCurve } from '../../../runtime/tpm/structures.ts';
@@ -61,6 +70,8 @@ function agreeOnSeed(
   return { seed, encrypted: joined(sized(ourX), sized(ours.subarray(1 + coordinateBytes))) };
 }
 
+const none = new Uint8Array();
+
 export interface KdfaInput {
   readonly hash: HashName;
   readonly key: Uint8Array;
@@ -72,7 +83,7 @@ export interface KdfaInput {
 }
 
 /** SP 800-108 in counter mode with HMAC [part 1, 11.4.10.2]. */
-export function kdfa({ hash, key, label, contextU = new Uint8Array(), contextV = new Uint8Array(), bits }: KdfaInput): Uint8Array {
+export function kdfa({ hash, key, label, contextU = none, contextV = none, bits }: KdfaInput): Uint8Array {
   return derive(hash, bits, (counter) =>
     createHmac(hash, key).update(u32(counter)).update(`${label}\0`).update(contextU).update(contextV).update(u32(bits)).digest(),
   );

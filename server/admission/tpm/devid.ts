@@ -13,7 +13,15 @@ import { nameOf } from '../../../runtime/tpm/structures.ts';
 import { commonNameOf } from '../common-name.ts';
 import type { Verifier } from '../verifier.ts';
 import { digestBytes, makeCredential } from './credential.ts';
-import { composeChallenge, malformed, readEvidence, readResponse, refused, type DevidEvidence, type DevidResponse } from './evidence.ts';
+import {
+  composeChallenge,
+  malformed,
+  readEvidence,
+  readResponse,
+  refused,
+  type DevidEvidence,
+  type DevidResponse,
+} from './evidence.ts';
 import { checkClaims, checkStatement, usableKey } from './residency.ts';
 
 export interface TpmDevidOptions {

@@ -28,20 +28,22 @@ const resident = fixedTpm | fixedParent | sensitiveDataOrigin;
 /** Templates L-1 and L-2, and those from H-1 on, whatever their kind of key [TCG EK Credential Profile 2.x, B.3 and B.4]. */
 const low = resident | adminWithPolicy | restricted | decrypt;
 const high = low | userWithAuth;
-const endorsementForms: readonly {
+/** PolicyA and PolicyB of the profile. */
+const policies = {
+  a256: '837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa',
+  b256: 'ca3d0a99a2b93906f7a3342414efcfb3a385d44cd1fd459089d19b5071c0b7a0',
+  b384: 'b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12',
+} as const;
+interface EndorsementForm {
   readonly policy: string;
   readonly nameHash: HashName;
   readonly attributes: number;
   readonly aesBits: number;
-}[] = [
-  { policy: '837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa', nameHash: 'sha256', attributes: low, aesBits: 128 },
-  { policy: 'ca3d0a99a2b93906f7a3342414efcfb3a385d44cd1fd459089d19b5071c0b7a0', nameHash: 'sha256', attributes: high, aesBits: 128 },
-  {
-    policy: 'b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12',
-    nameHash: 'sha384',
-    attributes: high,
-    aesBits: 256,
-  },
+}
+const endorsementForms: readonly EndorsementForm[] = [
+  { policy: policies.a256, nameHash: 'sha256', attributes: low, aesBits: 128 },
+  { policy: policies.b256, nameHash: 'sha256', attributes: high, aesBits: 128 },
+  { policy: policies.b384, nameHash: 'sha384', attributes: high, aesBits: 256 },
 ];
 
 /**
@@ -68,7 +70,9 @@ export function checkStatement({ devidKey, attestationKey, statement, signature 
     throw notResident('the certification is not signed in the way of the attestation key');
   }
   const spki = usableKey(attestationKey, 'attestation key');
-  if (!verifyStatement(statement, spki, attestationKey, signature)) throw notResident('the signature of the certification does not verify');
+  if (!verifyStatement(statement, spki, attestationKey, signature)) {
+    throw notResident('the signature of the certification does not verify');
+  }
   const { name } = translated('cannot decode certification of the DevID key', () => readCertified(statement));
   if (!sameBytes(name, nameOf(devidKey))) throw notResident('the certification is of another object');
 }
@@ -78,9 +82,11 @@ export function checkStatement({ devidKey, attestationKey, statement, signature 
  * restricted key for decryption, used with leave of the endorsement hierarchy.
  */
 function checkEndorsementKey({ attributes, authPolicy, nameHash, scheme, aesBits }: PublicArea): void {
-  const text = Buffer.from(authPolicy).toString('hex');
-  const known = endorsementForms.some((form) => form.policy === text && form.nameHash === nameHash && form.attributes === attributes && form.aesBits === aesBits);
-  if (!known || scheme !== undefined) throw refused('endorsement key is of no form that the EK Credential Profile gives');
+  const policy = Buffer.from(authPolicy).toString('hex');
+  const form = endorsementForms.find((one) => one.policy === policy && one.nameHash === nameHash);
+  if (form?.attributes !== attributes || form.aesBits !== aesBits || scheme !== undefined) {
+    throw refused('endorsement key is of no form that the EK Credential Profile gives');
+  }
 }
 
 /**
@@ -101,7 +107,8 @@ function verifyStatement(statement: Uint8Array, spki: Uint8Array, { key }: Publi
   if ((algorithm === 'ecdsa') !== (key.type === 'ecc')) return false;
   if (key.type === 'ecc') {
     const { coordinateBytes } = curves[key.curve];
-    const numbers = translated('cannot decode signature of the certification', () => parts.map((part) => padded(part, coordinateBytes)));
+    const decode = (): readonly Uint8Array[] => parts.map((part) => padded(part, coordinateBytes));
+    const numbers = translated('cannot decode signature of the certification', decode);
     return verify(hash, statement, { key: publicKey, dsaEncoding: 'ieee-p1363' }, joined(...numbers));
   }
   const [octets = new Uint8Array()] = parts;

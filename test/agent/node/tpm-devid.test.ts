@@ -208,6 +208,25 @@ describe('tpmDevidEvidence', () => {
     expect(tpm.loaded).toBe(0);
   });
 
+  it('does not try a password again that the TPM refused, until there is another key', async () => {
+    const devid = await provision(keys.rsa, { password: 'right' });
+    const source = tpmDevidEvidence({ ...options, devid: { ...devid, password: new Secret('wrong') } });
+    const refusal = { kind: 'denied', reason: 'evidence.tpm.authorization' };
+    await expect(source.produce()).rejects.toMatchObject(refusal);
+    const asked = tpm.seen.length;
+    for (let round = 0; round < 3; round += 1) await expect(source.produce()).rejects.toMatchObject(refusal);
+    expect(tpm.seen).toHaveLength(asked);
+    const { privateBlob } = tpm.adopt(keys.rsa, 'wrong');
+    await writeFile(devid.privateBlob, privateBlob);
+    await expect(source.produce()).resolves.toBeDefined();
+  });
+
+  it('tells of answers that make no sense', async () => {
+    tpm.garble = (name, answer) => (name === 'Create' ? Buffer.concat([Buffer.from('80010000000c00000000', 'hex'), Buffer.of(0, 9)]) : answer);
+    await expect(tpmDevidEvidence(options).produce()).rejects.toMatchObject({ kind: 'unavailable', reason: 'evidence.tpm.response', cause: { reason: 'tpm.truncated' } });
+    expect(tpm.loaded).toBe(0);
+  });
+
   it('lets no secret into what an error tells', async () => {
     tpm.passwords.owner = 'right';
     const caught: unknown = await tpmDevidEvidence({ ...options, ownerPassword: new Secret('horse-battery') }).produce().catch((error: unknown) => error);
