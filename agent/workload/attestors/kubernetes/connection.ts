@@ -43,12 +43,14 @@ export interface Connection {
 const DEADLINE_MS = 10_000;
 const MAX_RETRY_AFTER_MS = 60_000;
 
-/** @throws invalid `k8s.options` */
+/** @throws invalid `k8s.options`, `http.url` */
 export function createConnection(options: ConnectionOptions): Connection {
   const { clock, url, caFile, tokenFile, certificateFile, keyFile, serverName, unverified = false } = options;
   const hasCredentials = [caFile, tokenFile, certificateFile, keyFile].some((file) => file !== undefined);
   if (url.startsWith('http:') && (hasCredentials || unverified)) throw unusable('credentials are not sent in the clear');
   if ((certificateFile === undefined) !== (keyFile === undefined)) throw unusable('a certificate and its key belong together');
+  // Files may come later, but a place that cannot be asked stays one.
+  createHttpClient({ clock, endpoint: { url } }).close();
   let current: { readonly client: HttpClient; readonly made: string } | undefined;
 
   const clientOf = (): HttpClient => {

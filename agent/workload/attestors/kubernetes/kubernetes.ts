@@ -76,7 +76,7 @@ const DEFAULT_WAIT_MS = 10_000;
 /** How long an answer waits for a source that has to be asked first; the frame's own patience is longer. */
 const REFRESH_MS = 2_000;
 
-/** @throws invalid `k8s.options` */
+/** @throws invalid `k8s.options`, `http.url` */
 export function createKubernetesAttestor(options: KubernetesAttestorOptions): KubernetesAttestor {
   return new Attestor(options);
 }
@@ -175,14 +175,17 @@ class Attestor implements KubernetesAttestor {
 
   /** Waits outside of the answer, for as long as there is hope. */
   #missing(peer: Peer, ref: ContainerRef, { omit, wanted }: AttestQuestion, failure: SpiffeError | undefined): readonly Selector[] {
+    if (!wanted.asks('k8s:')) {
+      // Nobody's identity depends on it. When that changes the process is asked about again.
+      omit('k8s', 'k8s.pod.pending');
+      if (failure !== undefined) throw failure;
+      return [];
+    }
     const now = this.#clock.monotonic();
     const known = this.#waits.get(peer);
     const wait = known?.id === ref.id ? known : { id: ref.id, endsAt: now + (this.#options.waitMs ?? DEFAULT_WAIT_MS), until: undefined };
     this.#waits.set(peer, wait);
-    if (now < wait.endsAt && !wanted.asks('k8s:')) {
-      // Nobody's identity depends on it. When that changes the process is asked about again.
-      omit('k8s', 'k8s.pod.pending');
-    } else if (now < wait.endsAt) {
+    if (now < wait.endsAt) {
       wait.until ??= this.#appears(peer, ref, wait).finally(() => {
         wait.until = undefined;
       });

@@ -99,6 +99,13 @@ describe('credentials', () => {
 });
 
 describe('the server', () => {
+  it('is refused at once where it cannot be asked', async () => {
+    await using node = await createKubernetesNode();
+    for (const url of ['', 'kubelet', 'ftp://127.0.0.1', 'http://10.0.0.1:10255', 'https://user:word@127.0.0.1:10250']) {
+      expect(() => createConnection({ clock: node.clock, url })).toThrow(expect.objectContaining({ kind: 'invalid', reason: 'http.url' }));
+    }
+  });
+
   it('is asked in the clear where it is on this machine and asks nobody who he is', async () => {
     await using node = await createKubernetesNode({ plain: true });
     node.cluster.setPod(podOf('a-1'));

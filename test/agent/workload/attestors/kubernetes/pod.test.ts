@@ -161,8 +161,9 @@ describe('readPod', () => {
       ['status', 'containerStatuses', '0', 'imageID'], ['status', 'containerStatuses', '0', 'containerID'], ['status', 'initContainerStatuses'], ['status', 'ephemeralContainerStatuses'],
     ];
     const text = JSON.stringify(podOf('a-1', { initContainers: ['init'] }));
+    const anyText = fc.array(fc.integer({ min: 0, max: 0xffff })).map((codes) => String.fromCharCode(...codes));
     fc.assert(
-      fc.property(fc.constantFrom(...parts), fc.oneof(fc.jsonValue(), fc.string({ unit: 'binary' })), (part, value) => {
+      fc.property(fc.constantFrom(...parts), fc.oneof(fc.jsonValue({ maxDepth: 2 }), anyText), (part, value) => {
         const pod = JSON.parse(text) as Record<string, unknown>;
         let owner = pod;
         for (const name of part.slice(0, -1)) owner = owner[name] as Record<string, unknown>;
@@ -175,7 +176,7 @@ describe('readPod', () => {
           expect(error).toMatchObject({ kind: 'invalid', reason: 'k8s.pod.form' });
         }
       }),
-      { numRuns: 300 },
+      { numRuns: 150 },
     );
   });
 
