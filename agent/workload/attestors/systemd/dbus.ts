@@ -42,7 +42,7 @@ export interface DbusOptions {
   readonly bus: boolean;
   /** The user who must be listening. */
   readonly trustedUid: number;
-  /** For authentication, and for each call. A connection on which one passes is given up. */
+  /** For authentication, and for each call once it is sent. A connection on which one passes is given up. */
   readonly deadlineMs: number;
   /** Called with every signal, in their order among the replies. */
   readonly onSignal: (message: Message, connection: DbusConnection) => void;
@@ -112,6 +112,9 @@ function openSocket({ socketPath, trustedUid }: DbusOptions): Socket {
 interface Question {
   readonly call: DbusCall;
   readonly reply: PromiseWithResolvers<Message>;
+}
+
+interface Asked extends Question {
   /** Ends its deadline. */
   readonly stop: AbortController;
 }
@@ -131,7 +134,7 @@ class Connection implements DbusConnection {
   /** Bytes to have before looking again. */
   #needed = fixedHeaderBytes;
   #serial = 0;
-  readonly #asked = new Map<number, Question>();
+  readonly #asked = new Map<number, Asked>();
   readonly #waiting = new Set<Question>();
 
   constructor(options: DbusOptions, socket: Socket) {
@@ -178,7 +181,7 @@ class Connection implements DbusConnection {
     if (this.#waiting.size >= mostWaiting) {
       throw new SpiffeError('unavailable', 'dbus.busy', 'more questions wait for D-Bus than are kept');
     }
-    const question: Question = { call, reply: Promise.withResolvers<Message>(), stop: this.#deadline() };
+    const question: Question = { call, reply: Promise.withResolvers<Message>() };
     this.#waiting.add(question);
     this.#send();
     let message: Message;
@@ -186,7 +189,7 @@ class Connection implements DbusConnection {
       message = await untilAborted(question.reply.promise, signal);
     } finally {
       // Once it is sent its place stays taken until the reply is here.
-      if (this.#waiting.delete(question)) question.stop.abort();
+      this.#waiting.delete(question);
     }
     if (message.type === messageTypes.error) return { error: message.errorName?.slice(0, 255) ?? '' };
     return { values: decodeBody(message, call.answer, call.variant ?? '') };
@@ -212,7 +215,8 @@ class Connection implements DbusConnection {
       if (this.#asked.size >= mostInFlight) return;
       this.#waiting.delete(question);
       this.#serial = (this.#serial % 0xffff_ffff) + 1;
-      this.#asked.set(this.#serial, question);
+      // Waiting its turn is no fault of the other side.
+      this.#asked.set(this.#serial, { ...question, stop: this.#deadline() });
       const { destination, path, interface: face, member, signature = '', body = [] } = question.call;
       const to = destination === undefined ? {} : { destination };
       this.#socket.write(encodeCall({ ...to, flags: noAutoStart, serial: this.#serial, path, interface: face, member, signature, body }));
@@ -283,8 +287,8 @@ class Connection implements DbusConnection {
     this.#socket.destroy();
     this.#chunks = [];
     this.#line?.reject(error);
-    for (const { reply, stop } of [...this.#asked.values(), ...this.#waiting]) {
-      stop.abort();
+    for (const { stop } of this.#asked.values()) stop.abort();
+    for (const { reply } of [...this.#asked.values(), ...this.#waiting]) {
       // Whoever asked may have left, and nobody else hears of it.
       reply.promise.catch(() => undefined);
       reply.reject(error);

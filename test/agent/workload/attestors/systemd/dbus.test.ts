@@ -204,6 +204,20 @@ describe('calls', () => {
     await expect(connection.call(unitOf(1), forever)).rejects.toEqual(refused('unavailable', 'dbus.deadline'));
   });
 
+  it('that wait their turn have their deadline from then on', async () => {
+    const held: Call[] = [];
+    fake.instead.set('GetUnitByPID', (call) => void held.push(call));
+    const pids = Array.from({ length: 300 }, (_, index) => index + 1);
+    const answers = Promise.all(pids.map((pid) => connection.call(unitOf(pid), forever)));
+    for (let answered = 0; answered < pids.length; ) {
+      await clock.runUntil(() => held.length === Math.min(64, pids.length - answered), 0);
+      await clock.advance(900);
+      answered += held.length;
+      for (const call of held.splice(0)) fake.send(fake.answer(call, 'o', pathOf(call.number)));
+    }
+    expect(await answers).toEqual(pids.map((pid) => ({ values: [pathOf(pid)] })));
+  });
+
   it('that are answered byte by byte are answered', async () => {
     fake.instead.set('GetUnitByPID', (call) => {
       const bytes = fake.answer(call, 'o', pathOf(1));

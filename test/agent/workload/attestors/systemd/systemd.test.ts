@@ -15,6 +15,7 @@ import { systemClock } from '../../../../../runtime/clock.ts';
 import type { Clock } from '../../../../../runtime/clock.ts';
 import { effectiveUid } from '../../../../../runtime/linux.ts';
 import type { Peer } from '../../../../../runtime/peer.ts';
+import { composeSelector } from '../../../../../spiffe/selector.ts';
 import { createWatch } from '../../../../../runtime/watch.ts';
 import type { Watch } from '../../../../../runtime/watch.ts';
 import { createTestClock } from '../../../../help/clock.ts';
@@ -203,7 +204,7 @@ describe('what is not believed', () => {
 
 describe('while a stream lives', () => {
   async function* follow(one: SystemdAttestor, clock: ReturnType<typeof createTestClock>, signal: AbortSignal): AsyncIterableIterator<string[]> {
-    const createdAttest = createAttest({ attestors: [one, { name: 'unix', attest: () => Promise.resolve([]) }], clock });
+    const createdAttest = createAttest({ attestors: [one, { name: 'unix', attest: () => Promise.resolve([composeSelector('unix', 'uid:1000')]) }], clock });
     const wanted = createWatch(nothing);
     for await (const { selectors } of followAttestation({ attest: createdAttest, clock, random: () => 0.5 }, peer, wanted, signal)) yield [...selectors];
   }
@@ -252,7 +253,7 @@ describe('while a stream lives', () => {
     const beganAt = clock.monotonic();
     cgroup = '/system.slice/apache.service';
     await clock.runUntil(() => seen.length === 2);
-    expect(seen[1]).toEqual([]);
+    expect(seen[1]).toEqual(['unix:uid:1000']);
     expect(clock.monotonic() - beganAt).toBeLessThanOrEqual(60_000);
     stop.abort(new Error('over'));
     await following;
