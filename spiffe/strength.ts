@@ -74,11 +74,11 @@ const proofs: readonly { readonly proof: Proof; readonly pattern: RegExp }[] = [
       'docker:(?:image_id|image_config_digest)',
       'k8s:(?:ns|sa|pod-uid|pod-name|pod-owner|pod-owner-uid|pod-image|pod-init-image|container-name|container-image)',
       'cri:(?:container-id|container-name|image|image-ref|image-id|pod-namespace|pod-name|pod-uid)',
-      'systemd:fragment_path',
     ),
   },
-  // A user's manager and a login session hold whatever that user runs.
-  { proof: 'placed', pattern: /^systemd:id:(?!user@|session-)/u },
+  // A user's manager and a login session hold whatever that user runs, and a slice whatever is in no unit.
+  { proof: 'placed', pattern: /^systemd:id:(?!user@|session-).+(?<!\.slice)$/u },
+  { proof: 'placed', pattern: /^systemd:fragment_path:\/(?!.*\/(?:user@\.service|session-[^/]*\.scope|[^/]*\.slice)$)/u },
   {
     proof: 'broad',
     pattern: valuesOf(
@@ -86,7 +86,7 @@ const proofs: readonly { readonly proof: Proof; readonly pattern: RegExp }[] = [
       'process:(?:image|cgroup|namespace|capability|seccomp|no-new-privs|traced)',
       'k8s:(?:node-name|pod-image-count|pod-init-image-count)',
       'cri:runtime-handler',
-      'systemd:(?:id|slice)',
+      'systemd:(?:id|slice|fragment_path)',
     ),
   },
   { proof: 'node with a key', pattern: valuesOf('x509pop', 'tpm_devid', 'k8s_psat', 'k8s_sat', 'aws_iid', 'gcp_iit', 'azure_msi', 'azure_imds', 'oidc_ci') },
