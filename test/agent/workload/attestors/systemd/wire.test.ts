@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
@@ -14,13 +15,24 @@ import type { Message } from '../../../../../agent/workload/attestors/systemd/wi
 import { SpiffeError } from '../../../../../spiffe/errors.ts';
 import { wire } from '../../../../help/dbus.ts';
 import type { Argument, Wire } from '../../../../help/dbus.ts';
-import vectors from '../../../../vectors/dbus.json' with { type: 'json' };
 
 const root = '/org/freedesktop/systemd1';
 const unitPath = `${root}/unit/nginx_2eservice`;
 const manager = 'org.freedesktop.systemd1.Manager';
 
-type Name = keyof typeof vectors;
+type Name =
+  | 'hello'
+  | 'unit-by-pid'
+  | 'property'
+  | 'unit'
+  | 'text'
+  | 'nothing'
+  | 'no-unit'
+  | 'unit-removed'
+  | 'reloading'
+  | 'unknown-fields'
+  | 'everything';
+const vectors = JSON.parse(readFileSync(new URL('../../../../vectors/dbus.json', import.meta.url), 'utf8')) as Readonly<Record<Name, readonly string[]>>;
 const orders = ['little', 'big'] as const;
 const bytesOf = (name: Name, order: (typeof orders)[number]): Buffer => Buffer.from(vectors[name][orders.indexOf(order)] ?? '', 'hex');
 
