@@ -47,6 +47,8 @@ const maxResponseBytes = 96 * 1024;
 /** As text; the metadata service takes letters and digits, 32 of them at most. */
 const nonceBytes = 16;
 const leewayMs = 5 * 60_000;
+/** A longer chain is not looked into. */
+const maxIntermediates = 31;
 const uuidForm = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const domainForm = /^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)+$/;
 /** `04/19/22 01:27:21 -0000` */
@@ -60,6 +62,7 @@ export function createAzureImdsVerifier(options: AzureImdsOptions, drawNonce: ()
   }
   const tenants = readTenants(options.tenants);
   const trust = { roots: readAuthorities(options.roots), intermediates: readAuthorities(options.intermediates), domains };
+  if (trust.intermediates.length > maxIntermediates) throw badOptions(`there are more than ${maxIntermediates} intermediates`);
   return {
     type,
     async verify(payload, challenge, { trustDomain, at }) {

@@ -229,8 +229,14 @@ describe('createAzureImdsVerifier', () => {
     ['no name of the metadata service', { metadataDomains: [] }],
     ['a name for half the web', { metadataDomains: ['com'] }],
     ['a pattern', { metadataDomains: ['*.azure.com'] }],
+    ['more intermediates than a chain may have', { intermediates: formatPemCertificates(Array.from({ length: 32 }, () => issuingDer)) }],
   ])('is not made with %s', (_name, change) => {
     expect(() => createAzureImdsVerifier({ ...options, ...change })).toThrow(expect.objectContaining({ kind: 'invalid', reason: 'azure-imds.options' }));
+  });
+
+  it('takes as many intermediates as Azure may have', async () => {
+    const intermediates = formatPemCertificates([...Array.from({ length: 30 }, () => oldIssuing), issuingDer]);
+    expect(await show(honest, at, createAzureImdsVerifier({ ...options, intermediates }, () => nonce))).toEqual(honestNode);
   });
 
   it('is not made without authorities', () => {
