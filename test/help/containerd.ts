@@ -100,7 +100,8 @@ export async function startContainerd(): Promise<Containerd> {
   const socketPath = path.join(directory, 'containerd.sock');
   await writeFile(path.join(directory, 'config.toml'), configOf(directory, socketPath));
   const log = await open(path.join(directory, 'log'), 'a');
-  const { 'runtime.v1.RuntimeService': service } = loadServices('runtime.v1.RuntimeService');
+  const services = loadServices('runtime.v1.RuntimeService', 'runtime.v1.ImageService');
+  const { 'runtime.v1.RuntimeService': service, 'runtime.v1.ImageService': images } = services;
   const client = createRpcClient({ clock: systemClock, address: `unix:${socketPath}`, keepalive: false });
   const parents = new Set(['/k8s.io']);
   let daemon: ReturnType<typeof spawn> | undefined;
@@ -132,12 +133,22 @@ export async function startContainerd(): Promise<Containerd> {
       const archive = path.join(directory, 'image.tar');
       const id = await writeArchive(archive, options);
       const name = options.reference.slice(0, options.reference.lastIndexOf(':'));
-      const ctr = ['-a', socketPath, '-n', 'k8s.io', 'images', 'import', '--digests', '--base-name', name, archive];
-      const { status, stdout, stderr } = spawnSync('ctr', ctr, { encoding: 'utf8' });
-      if (status !== 0) throw await failed(`ctr ${ctr.join(' ')}: ${stderr}`);
-      const digestReference = new RegExp(`${name}@sha256:[0-9a-f]{64}`).exec(stdout)?.[0];
-      if (digestReference === undefined) throw new Error(`no digest in ${stdout}`);
-      return { id, digestReference };
+      const ctr = async (...args: readonly string[]): Promise<string> => {
+        const { status, stdout, stderr } = spawnSync('ctr', ['-a', socketPath, '-n', 'k8s.io', 'images', ...args], { encoding: 'utf8' });
+        if (status !== 0) throw await failed(`ctr ${args.join(' ')}: ${stderr}`);
+        return stdout;
+      };
+      await ctr('import', archive);
+      const [manifest = 'none'] = /sha256:[0-9a-f]{64}/.exec(await ctr('ls', `name==${options.reference}`)) ?? [];
+      await ctr('tag', options.reference, `${name}@${manifest}`);
+      // What `ctr` did, the plugin learns from events.
+      for (let attempt = 0; attempt < 100; attempt += 1) {
+        const { images: known } = await client.unary(images.ListImages, {});
+        const [digestReference] = known.find((image) => image.id === id)?.repo_digests ?? [];
+        if (digestReference !== undefined) return { id, digestReference };
+        await sleep(50);
+      }
+      throw await failed('the image is not seen');
     },
     async runPod({ name, namespace = 'test', uid, labels = {}, cgroupParent }) {
       if (cgroupParent !== undefined) parents.add(cgroupParent);

@@ -137,8 +137,8 @@ function containerOf(id: string, item: Container__Output, status: ContainerStatu
 }
 
 /**
- * The first that is an id. containerd lists the image's id where the status has a digest of the repository, and has a
- * field of its own for it since 1.7; CRI-O writes ids without the name of the digest.
+ * The first that is an id. containerd lists the image's id where the status has a digest of the repository, and only its
+ * latest releases have a field for it; CRI-O writes ids without the name of the digest.
  */
 function imageIdOf(...candidates: readonly string[]): string {
   for (const text of candidates) {

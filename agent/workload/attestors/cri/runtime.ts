@@ -50,7 +50,7 @@ interface Held {
   facts: CriFacts | undefined;
   /** Monotonic. */
   goodUntil: number;
-  asking: Promise<CriFacts | undefined> | undefined;
+  asking: { readonly version: number; readonly answer: Promise<CriFacts | undefined> } | undefined;
 }
 
 const REMEMBERED = 1024;
@@ -84,11 +84,10 @@ class Runtime implements CriRuntime {
     if (held.facts !== undefined && clock.monotonic() < held.goodUntil) {
       return { changed: held.changed, answer: Promise.resolve(held.facts) };
     }
+    // What was asked before something happened may be answered as it was before.
+    const asking = held.asking?.version === held.version ? held.asking : this.#begin(id, held);
     // Whoever leaves does not take the question along: others may have joined, and it ends by itself.
-    held.asking ??= this.#question(id, held).finally(() => {
-      held.asking = undefined;
-    });
-    return { changed: held.changed, answer: untilAborted(held.asking, signal) };
+    return { changed: held.changed, answer: untilAborted(asking.answer, signal) };
   }
 
   async run(signal: AbortSignal): Promise<void> {
@@ -123,9 +122,18 @@ class Runtime implements CriRuntime {
     return held;
   }
 
-  async #question(id: string, held: Held): Promise<CriFacts | undefined> {
-    const { clock } = this.#options;
+  #begin(id: string, held: Held): NonNullable<Held['asking']> {
     const { version } = held;
+    const answer = this.#question(id, held, version).finally(() => {
+      if (held.asking === asking) held.asking = undefined;
+    });
+    const asking = { version, answer };
+    held.asking = asking;
+    return asking;
+  }
+
+  async #question(id: string, held: Held, version: number): Promise<CriFacts | undefined> {
+    const { clock } = this.#options;
     const live = this.#live;
     held.facts = undefined;
     const facts = await this.#read(id);
@@ -176,7 +184,7 @@ class Runtime implements CriRuntime {
     }
     const stop = linkedController(signal);
     clock.sleep(SETTLED_AFTER_MS, stop.signal).then(
-      () => this.#begin(),
+      () => this.#settle(),
       () => undefined,
     );
     try {
@@ -196,7 +204,7 @@ class Runtime implements CriRuntime {
   }
 
   /** What was answered so far, events before this may have made untrue. */
-  #begin(): void {
+  #settle(): void {
     this.#live = true;
     for (const held of this.#held.values()) this.#drop(held, true);
   }

@@ -239,6 +239,21 @@ describe('events', () => {
     expect(api.asked).toBe(2);
   });
 
+  it('are followed by a question of its own, whatever is still on its way', async () => {
+    await follow();
+    const gate = Promise.withResolvers<void>();
+    api.gate = gate.promise;
+    const before = runtime.ask(web, forever).answer;
+    api.states.set(web, 'exited');
+    api.happened.set(web);
+    await clock.settle();
+    const after = expect(image()).rejects.toMatchObject({ reason: 'cri.container.exited' });
+    gate.resolve();
+    expect(await before).toMatchObject({ podUid: 'u-1' });
+    await after;
+    await expect(image()).rejects.toMatchObject({ reason: 'cri.container.exited' });
+  });
+
   it('drop everything when their stream breaks, and call for new answers when there is another', async () => {
     await follow();
     const question = runtime.ask(web, forever);
