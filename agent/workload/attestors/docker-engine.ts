@@ -36,7 +36,7 @@ export interface DockerEngine {
   inspect(id: string): Promise<Buffer | undefined>;
   /**
    * What happens to containers from now on; `onOpen` is called once nothing will be missed. Never ends by itself.
-   * @throws as `inspect`; the signal's reason
+   * @throws as `inspect`; limited `docker.engine.flood`; the signal's reason
    */
   follow(signal: AbortSignal, onOpen: () => void): AsyncIterableIterator<EngineEvent>;
   close(): void;
@@ -46,6 +46,9 @@ const MAX_WAITING = 512;
 const MAX_ANSWER_BYTES = 1024 * 1024;
 /** An event repeats all labels of its container. */
 const MAX_EVENT_BYTES = 4 * 1024 * 1024;
+/** In a second, with what it costs to look at any event at all: some 4,000 of ordinary length. */
+const MAX_FLOW_BYTES = 8 * 1024 * 1024;
+const EVENT_COST_BYTES = 2048;
 /** What is asked has not changed in all the time; newer engines no longer speak older versions. */
 const PREFERRED_MINOR = 44;
 
@@ -101,7 +104,11 @@ export function createDockerEngine(options: EngineOptions): DockerEngine {
     try {
       requireSpoken(stream.status);
       onOpen();
+      let [since, flow] = [clock.monotonic(), 0];
       for await (const line of stream.lines(MAX_EVENT_BYTES)) {
+        if (clock.monotonic() - since >= 1000) [since, flow] = [clock.monotonic(), 0];
+        flow += line.length + EVENT_COST_BYTES;
+        if (flow > MAX_FLOW_BYTES) throw new SpiffeError('limited', 'docker.engine.flood', 'the engine tells more than is listened to');
         const event = parseEvent(line);
         if (event !== undefined) yield event;
       }

@@ -67,6 +67,8 @@ const UNFOLLOWED_MS = 1_000;
 /** All engines of one owner, asked one after the other, in less than an attestor may take. */
 const ENGINES_MS = 4_000;
 const LONGEST_ENGINE_MS = 2_000;
+/** An engine whose events break off sooner is tried again ever more seldom. */
+const STEADY_MS = 10_000;
 
 const followPolicy: BackoffPolicy = { firstMs: 200, factor: 2, longestMs: 15_000, jitter: 0 };
 
@@ -152,19 +154,20 @@ export function createDockerAttestor(options: DockerAttestorOptions): DockerAtte
       cache.dropIf((answer) => answer.kind !== 'known' || answer.source === source);
     };
     while (!signal.aborted) {
+      let openedAt = Number.POSITIVE_INFINITY;
       try {
         const events = engine.follow(signal, () => {
           forget(true);
-          failures = 0;
+          openedAt = clock.monotonic();
           onEngine?.({ kind: 'followed', socketPath: engine.socketPath });
         });
         for await (const { id, action } of events) if (changing.has(action)) cache.drop(keyOf(ownerUid, id));
       } catch (error) {
         forget(false);
         if (signal.aborted) return;
-        failures += 1;
+        failures = clock.monotonic() - openedAt >= STEADY_MS ? 1 : failures + 1;
         // Said once for a while without the engine, however often it is tried.
-        if (failures === 1) onEngine?.({ kind: 'lost', socketPath: engine.socketPath, error: asFailure(error) });
+        if (failures === 1 || openedAt < Number.POSITIVE_INFINITY) onEngine?.({ kind: 'lost', socketPath: engine.socketPath, error: asFailure(error) });
         await clock.sleep(backoffMs(failures, 0.5, followPolicy), signal).catch(() => undefined);
       }
     }

@@ -5,6 +5,8 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createDockerEngine } from '../../../../agent/workload/attestors/docker-engine.ts';
 import type { DockerEngine, EngineEvent } from '../../../../agent/workload/attestors/docker-engine.ts';
 import { systemClock } from '../../../../runtime/clock.ts';
+import type { Clock } from '../../../../runtime/clock.ts';
+import { createTestClock } from '../../../help/clock.ts';
 import { newId, startEngineApi } from '../../../help/engine-api.ts';
 import type { EngineApi } from '../../../help/engine-api.ts';
 
@@ -13,7 +15,7 @@ const isRoot = uid === 0;
 let api: EngineApi;
 let engine: DockerEngine;
 
-function connect(options: { readonly socketPath?: string; readonly uid?: number; readonly deadlineMs?: number } = {}): DockerEngine {
+function connect(options: { readonly clock?: Clock; readonly socketPath?: string; readonly uid?: number; readonly deadlineMs?: number } = {}): DockerEngine {
   return createDockerEngine({ clock: systemClock, socketPath: api.socketPath, uid, deadlineMs: 2000, ...options });
 }
 
@@ -170,6 +172,24 @@ describe('events', () => {
     const reason = new Error('enough');
     stop.abort(reason);
     expect(await end).toBe(reason);
+  });
+
+  it('that come too thick and fast are listened to no further', async () => {
+    const clock = createTestClock();
+    engine = connect({ clock });
+    const { seen, end } = await following();
+    const tell = async (count: number): Promise<void> => {
+      const expected = seen.length + count;
+      for (let at = 0; at < count; at += 1) api.event('start', String(at));
+      while (seen.length < expected) await new Promise((resolve) => setTimeout(resolve, 1));
+    };
+    for (let second = 0; second < 3; second += 1) {
+      await tell(3500);
+      await clock.advance(1000);
+    }
+    for (let at = 0; at < 4200; at += 1) api.event('start', String(at));
+    expect(await end).toMatchObject({ kind: 'limited', reason: 'docker.engine.flood' });
+    expect(seen.length).toBeLessThan(3 * 3500 + 4200);
   });
 
   it('that end, break off or grow too long are an error', async () => {

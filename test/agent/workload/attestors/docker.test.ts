@@ -486,6 +486,23 @@ describe('following', () => {
     expect(api.questions(id)).toBe(5);
   });
 
+  it('is tried ever more seldom when it breaks off each time, and at once after it was steady', async () => {
+    await follow(attestor);
+    const waits: number[] = [];
+    for (const steadyMs of [0, 0, 9_999, 0, 10_000, 0]) {
+      await clock.advance(steadyMs);
+      const seen = changes.length;
+      api.hangUp();
+      await until(() => changes.length > seen && clock.sleepers === 1);
+      expect(changes.at(-1)?.kind).toBe('lost');
+      const at = clock.monotonic();
+      await clock.jump();
+      waits.push(clock.monotonic() - at);
+      await until(() => changes.at(-1)?.kind === 'followed' && api.followers === 1);
+    }
+    expect(waits).toEqual([200, 400, 800, 1600, 200, 400]);
+  });
+
   it('survives lines of any kind, and ends with its signal', async () => {
     const stop = await follow(attestor);
     const { Id: id } = api.start();
