@@ -178,7 +178,7 @@ export interface SoftIndex {
 
 export class SoftTpm {
   readonly endorsement: { readonly rsa: SoftKey; readonly ecc: SoftKey };
-  readonly #attestation = softAttestationKey();
+  readonly #attestation: SoftKey;
   readonly #objects = new Map<number, SoftObject>();
   readonly #sessions = new Map<number, { satisfied: boolean }>();
   readonly #blobs = new Map<string, SoftObject>();
@@ -197,8 +197,10 @@ export class SoftTpm {
   /** Puts another answer in place of one. */
   garble: (name: string, answer: Buffer) => Buffer = (_name, answer) => answer;
 
-  constructor(endorsement = { rsa: softEndorsementKey('rsa'), ecc: softEndorsementKey('P-256') }) {
+  /** Keys may be given, since making them takes long; a TPM would make an attestation key each time. */
+  constructor(endorsement = { rsa: softEndorsementKey('rsa'), ecc: softEndorsementKey('P-256') }, attestation = softAttestationKey()) {
     this.endorsement = endorsement;
+    this.#attestation = attestation;
   }
 
   /** Objects and sessions in it. */

@@ -11,12 +11,13 @@ import { formatPemCertificates } from '../../../spiffe/pem.ts';
 import { createTestClock } from '../../help/clock.ts';
 import { createDevidWorld, devidCertificate, endorsementCertificate } from '../../help/devid.ts';
 import { exampleOrg, idOf } from '../../help/store.ts';
-import { areaOf, keyAttributes, serveTpm, softEndorsementKey, softKey, SoftTpm, type SoftKey } from '../../help/tpm.ts';
+import { areaOf, keyAttributes, serveTpm, softAttestationKey, softEndorsementKey, softKey, SoftTpm, type SoftKey } from '../../help/tpm.ts';
 
 const at = Date.UTC(2026, 5, 1);
 const world = createDevidWorld();
 const verifier = createTpmDevidVerifier({ devidAuthorities: [world.devidRoot.certificate], endorsementAuthorities: [world.endorsementRoot.certificate] });
 const endorsement = { rsa: softEndorsementKey('rsa'), ecc: softEndorsementKey('P-256') };
+const attestation = softAttestationKey();
 const keys = {
   rsa: softKey('rsa', { attributes: keyAttributes.devid, scheme: [0x0014, 0x000b] }),
   ecc: softKey('P-256', { attributes: keyAttributes.devid, scheme: [0x0018, 0x000b] }),
@@ -39,7 +40,7 @@ beforeAll(async () => {
 afterAll(() => rm(directory, { recursive: true }));
 
 beforeEach(async () => {
-  tpm = new SoftTpm(endorsement);
+  tpm = new SoftTpm(endorsement, attestation);
   tpm.indices.set(0x01c0_0002, { attributes: readable.byAnyone, content: certificates.rsa });
   const device = join(directory, `${(nextSocket += 1)}.sock`);
   served = await serveTpm(device, tpm);
@@ -190,7 +191,7 @@ describe('tpmDevidEvidence', () => {
     ['the wrong password of the endorsement hierarchy', async () => { tpm.passwords.endorsement = 'x'; return options; }, { kind: 'denied', reason: 'evidence.tpm.authorization' }],
     ['the wrong password of the DevID key', async () => ({ ...options, devid: await provision(keys.rsa, { password: 'x' }) }), { kind: 'denied', reason: 'evidence.tpm.authorization', detail: { command: 'Certify', code: '0x0a2' } }],
     ['a TPM that is locked out', async () => { tpm.fault = () => 0x921; return options; }, { kind: 'unavailable', reason: 'evidence.tpm.lockout' }],
-    ['a DevID of another TPM', async () => { const other = new SoftTpm(endorsement); const mine = tpm; tpm = other; const devid = await provision(keys.ecc); tpm = mine; return { ...options, devid }; }, { kind: 'invalid', reason: 'evidence.tpm-devid.foreign-key' }],
+    ['a DevID of another TPM', async () => { const other = new SoftTpm(endorsement, attestation); const mine = tpm; tpm = other; const devid = await provision(keys.ecc); tpm = mine; return { ...options, devid }; }, { kind: 'invalid', reason: 'evidence.tpm-devid.foreign-key' }],
     ['no certificate of the endorsement key', async () => { tpm.indices.clear(); return options; }, { kind: 'invalid', reason: 'evidence.tpm.no-endorsement' }],
     ['something else in place of that certificate', async () => { tpm.indices.set(0x01c0_0002, { attributes: readable.byAnyone, content: Buffer.alloc(64) }); return options; }, { kind: 'invalid', reason: 'evidence.tpm.index' }],
     ['more in its place than any certificate', async () => { tpm.indices.set(0x01c0_0002, { attributes: readable.byAnyone, content: Buffer.alloc(17_000) }); return options; }, { kind: 'invalid', reason: 'evidence.tpm.index' }],

@@ -15,7 +15,7 @@ const world = createDevidWorld();
 const { devidRoot, devidIssuer, endorsementRoot } = world;
 const verifier = createTpmDevidVerifier({ devidAuthorities: [devidRoot.certificate], endorsementAuthorities: [endorsementRoot.certificate] });
 const honest = world.node();
-const rsa = world.node({ devid: 'rsa' });
+const ecc = world.node({ devid: 'P-256', endorsement: 'P-256', attestation: 'P-256' });
 const stranger = world.node();
 
 interface Recorded {
@@ -52,8 +52,14 @@ const certifying = (name: Uint8Array, signer: SoftKey, form: { magic?: number; t
 };
 
 describe('createTpmDevidVerifier', () => {
-  const kinds = ['rsa', 'P-256', 'P-384'] as const;
-  it.each(kinds.flatMap((devid) => kinds.flatMap((endorsement) => (['rsa', 'P-256'] as const).map((attestation) => ({ devid, endorsement, attestation })))))(
+  it.each([
+    { devid: 'rsa', endorsement: 'rsa', attestation: 'rsa' },
+    { devid: 'P-256', endorsement: 'P-256', attestation: 'P-256' },
+    { devid: 'P-384', endorsement: 'P-384', attestation: 'rsa' },
+    { devid: 'rsa', endorsement: 'P-384', attestation: 'P-256' },
+    { devid: 'P-384', endorsement: 'rsa', attestation: 'P-256' },
+    { devid: 'P-256', endorsement: 'P-256', attestation: 'rsa' },
+  ] as const)(
     'believes a TPM with a DevID of $devid, endorsed by $endorsement, stating by $attestation',
     async (kinds) => {
       const node = world.node(kinds);
@@ -259,8 +265,8 @@ describe('createTpmDevidVerifier', () => {
 describe('T-B07: mutated exchanges', () => {
   /** Every bit matters: which one of a byte is flipped follows from where it stands. */
   const flipped = (bytes: Uint8Array, at: number): Uint8Array => Uint8Array.from(bytes, (octet, index) => (index === at ? octet ^ (1 << (at * 5 + 3) % 8) : octet));
-  /** The engines' tests leave none out. */
-  const every = <T>(bytes: Uint8Array, make: (at: number) => T): T[] => Array.from(bytes.keys()).filter((at) => at < 40 || at % 2 === 0).map(make);
+  /** The rest of it; the engines' tests leave none out. */
+  const every = <T>(bytes: Uint8Array, make: (at: number) => T): T[] => Array.from(bytes.keys()).filter((at) => at < 40 || at % 4 === 0).map(make);
   const refused = (outcome: unknown): boolean => outcome !== 'accepted';
   const outcomeOf = (shown: Promise<unknown>): Promise<unknown> => shown.then(() => 'accepted', (error: unknown) => error);
 
@@ -269,18 +275,18 @@ describe('T-B07: mutated exchanges', () => {
     let tried = 0;
     const members = ['DevIDPub', 'EKCert', 'EKPub', 'AKPub', 'CertifiedDevID', 'CertificationSignature'] as const;
     const replaced: [string, object][] = members.flatMap((member) => {
-      const bytes = rsa.shown[member];
+      const bytes = ecc.shown[member];
       return [
-        ...every(bytes, (at): [string, object] => [`${member} bit of byte ${at}`, { [member]: flipped(bytes, at) }]),
+        ...Array.from(bytes.keys(), (at): [string, object] => [`${member} bit of byte ${at}`, { [member]: flipped(bytes, at) }]),
         ...[1, 2, 8, 31, bytes.length - 1].map((less): [string, object] => [`${member} without ${less}`, { [member]: bytes.subarray(0, bytes.length - less) }]),
       ];
     });
-    const [leaf = new Uint8Array(), middle = new Uint8Array()] = rsa.shown.DevIDCert;
-    replaced.push(...every(leaf, (at): [string, object] => [`leaf byte ${at}`, { DevIDCert: [flipped(leaf, at), middle] }]));
-    replaced.push(...every(middle, (at): [string, object] => [`intermediate byte ${at}`, { DevIDCert: [leaf, flipped(middle, at)] }]));
+    const [leaf = new Uint8Array(), middle = new Uint8Array()] = ecc.shown.DevIDCert;
+    for (const at of leaf.keys()) replaced.push([`leaf byte ${at}`, { DevIDCert: [flipped(leaf, at), middle] }]);
+    for (const at of middle.keys()) replaced.push([`intermediate byte ${at}`, { DevIDCert: [leaf, flipped(middle, at)] }]);
     for (const [name, parts] of replaced) {
       tried += 1;
-      const outcome = await outcomeOf(showParts(parts, rsa));
+      const outcome = await outcomeOf(showParts(parts, ecc));
       if (!refused(outcome) || !(outcome instanceof Error && 'reason' in outcome && String(outcome.reason).startsWith('tpm-devid.'))) wrong.push(`${name}: ${String(outcome)}`);
     }
     expect(wrong).toEqual([]);
@@ -315,7 +321,7 @@ describe('T-B07: mutated exchanges', () => {
   it('accepts none of the responses with one bit changed', async () => {
     const wrong: string[] = [];
     const payload = encodeJson(honest.shown);
-    for (let at = 0; at < 72; at += 1) {
+    for (let at = 0; at < 72; at += 2) {
       for (const member of ['DevID', 'CredActivation'] as const) {
         const answer: Answer = (challenge) => {
           const right = honest.answer(challenge);
