@@ -21,8 +21,8 @@ const forging = (name: string, then: string): string => `[Unit]
 DefaultDependencies=no
 [Service]
 Delegate=yes
-ExecStart=/bin/sh -c 'for root in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do \\
-  at=$root$(sed -n "s/^0:://p;t;s/^[0-9]*:name=systemd://p" /proc/self/cgroup | head -1); \\
+ExecStart=/bin/sh -c 'v2=$(sed -n "s/^0:://p" /proc/self/cgroup); v1=$(sed -n "s/^[0-9]*:name=systemd://p" /proc/self/cgroup); \\
+  for at in /sys/fs/cgroup$v2 /sys/fs/cgroup/unified$v2 /sys/fs/cgroup/systemd$v1; do \\
   if [ -f $at/cgroup.procs ]; then mkdir -p $at/${name}; echo $$$$ > $at/${name}/cgroup.procs || true; fi; done; ${then}'
 `;
 

@@ -103,7 +103,8 @@ export async function startSystemd(): Promise<RealSystemd> {
     // What belongs to the machine stays as it is.
     'for kept in /etc /proc/sys; do mount --bind $kept $kept; mount -o remount,bind,ro $kept; done',
     'mount -t tmpfs -o mode=755 tmpfs /run',
-    ...(used.some(({ at }) => at === '/sys/fs/cgroup') ? [] : ['mount -t tmpfs tmpfs /sys/fs/cgroup']),
+    // The same file system cannot be mounted on itself, where that is all there is.
+    used.some(({ at }) => at === '/sys/fs/cgroup') ? 'umount --recursive --lazy /sys/fs/cgroup' : 'mount -t tmpfs tmpfs /sys/fs/cgroup',
     ...mounts,
     `exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=steeple SYSTEMD_UNIT_PATH=${overrides}:${units} ` +
       'setpriv --bounding-set -sys_module,-sys_boot,-sys_time /lib/systemd/systemd --system --unit=test.target --log-target=null --show-status=0',
