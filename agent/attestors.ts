@@ -16,7 +16,7 @@ import { x509PopEvidence } from './node/x509-pop.ts';
 import type { WorkloadAttestor } from './workload/attestor.ts';
 import { createCriAttestor } from './workload/attestors/cri/attestor.ts';
 import { createDockerAttestor } from './workload/attestors/docker.ts';
-import { createKubernetesAttestor, type KubernetesAttestorOptions } from './workload/attestors/kubernetes/kubernetes.ts';
+import { createKubernetesAttestor, serviceAccountFiles, type KubernetesAttestorOptions } from './workload/attestors/kubernetes/kubernetes.ts';
 import { createProcessAttestor } from './workload/attestors/process.ts';
 import { createSystemdAttestor } from './workload/attestors/systemd/systemd.ts';
 import { createUnixAttestor } from './workload/attestors/unix.ts';
@@ -67,12 +67,14 @@ export function workloadAttestors(config: WorkloadConfig, { clock, random }: Att
 function podSource(config: NonNullable<WorkloadConfig['kubernetes']>): KubernetesAttestorOptions['source'] {
   const { url, node_name: nodeName, ca: caFile, token_file: tokenFile } = config;
   if (config.source === 'api_server') return { type: 'api_server', url, nodeName: config.node_name, caFile, tokenFile };
+  // Without credentials of its own it is a pod, asking as that pod's account.
+  const isPod = url.startsWith('https:') && tokenFile === undefined && config.certificate === undefined;
   return {
     type: 'kubelet',
     url,
     nodeName,
-    caFile,
-    tokenFile,
+    caFile: caFile ?? (isPod ? serviceAccountFiles.caFile : undefined),
+    tokenFile: isPod ? serviceAccountFiles.tokenFile : tokenFile,
     certificateFile: config.certificate,
     keyFile: config.key,
     skipKubeletVerification: config.skip_kubelet_verification,

@@ -7,7 +7,7 @@ import { SpiffeError } from '../../spiffe/errors.ts';
 import { composeSpiffeId } from '../../spiffe/id.ts';
 import { isJsonObject } from '../../spiffe/json.ts';
 import { composeSelector } from '../../spiffe/selector.ts';
-import { openIssuerKeys, type IssuerKeys, type OidcKeyPlace } from './oidc-ci-keys.ts';
+import { openIssuerKeys, type IssuerKeys, type OidcKeyPlace } from './issuer-keys.ts';
 import {
   checkTimes,
   maxTokenLength,
@@ -15,7 +15,7 @@ import {
   verifyToken,
   type UnverifiedToken,
   type VerifiedToken,
-} from './oidc-ci-token.ts';
+} from './oidc-token.ts';
 import type { Verifier } from './verifier.ts';
 
 export interface GcpIitOptions {

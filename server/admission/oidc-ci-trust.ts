@@ -4,7 +4,7 @@
  */
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { checkPath } from '../../spiffe/id.ts';
-import type { OidcKeyPlace } from './oidc-ci-keys.ts';
+import type { OidcKeyPlace } from './issuer-keys.ts';
 
 export interface OidcCiTrust {
   /** One segment of a path: it stands in agent IDs. */

@@ -15,8 +15,8 @@ import { composeSpiffeId } from '../../spiffe/id.ts';
 import { isJsonObject, parseJson, type JsonValue } from '../../spiffe/json.ts';
 import { composeSelector, type Selector } from '../../spiffe/selector.ts';
 import type { Clock } from '../../runtime/clock.ts';
-import { openIssuerKeys, type IssuerKeys, type OidcKeyPlace } from './oidc-ci-keys.ts';
-import { checkTimes, maxTokenLength, parseToken, verifyToken, type VerifiedToken } from './oidc-ci-token.ts';
+import { openIssuerKeys, type IssuerKeys, type OidcKeyPlace } from './issuer-keys.ts';
+import { checkTimes, maxTokenLength, parseToken, verifyToken, type VerifiedToken } from './oidc-token.ts';
 import { checkTrusts, type OidcCiTrust } from './oidc-ci-trust.ts';
 import type { Verifier } from './verifier.ts';
 

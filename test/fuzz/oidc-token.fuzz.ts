@@ -3,8 +3,8 @@
  * refused.
  */
 import { generateKeyPairSync } from 'node:crypto';
-import { parseKeySet } from '../../server/admission/oidc-ci-keys.ts';
-import { checkTimes, parseToken, verifyToken } from '../../server/admission/oidc-ci-token.ts';
+import { parseKeySet } from '../../server/admission/issuer-keys.ts';
+import { checkTimes, parseToken, verifyToken } from '../../server/admission/oidc-token.ts';
 import { createOidcSigner, jobClaims } from '../help/oidc.ts';
 import { expected } from './expected.ts';
 

@@ -5,7 +5,7 @@ import path from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
 import { createGcpIitVerifier, readInstance, type GcpIitOptions } from '../../../server/admission/gcp-iit.ts';
-import { parseKeySet, type IssuerKeys } from '../../../server/admission/oidc-ci-keys.ts';
+import { parseKeySet, type IssuerKeys } from '../../../server/admission/issuer-keys.ts';
 import type { VerifiedNode, Verifier } from '../../../server/admission/verifier.ts';
 import { SpiffeError } from '../../../spiffe/errors.ts';
 import { createTestClock } from '../../help/clock.ts';

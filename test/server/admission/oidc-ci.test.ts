@@ -1,7 +1,7 @@
 import { createPublicKey, sign } from 'node:crypto';
 import { inspect } from 'node:util';
 import { describe, expect, it } from 'vitest';
-import { createIssuerKeys, parseKeySet, type IssuerKeys } from '../../../server/admission/oidc-ci-keys.ts';
+import { createIssuerKeys, parseKeySet, type IssuerKeys } from '../../../server/admission/issuer-keys.ts';
 import type { OidcCiTrust } from '../../../server/admission/oidc-ci-trust.ts';
 import { createOidcCiVerifier } from '../../../server/admission/oidc-ci.ts';
 import type { VerifiedNode } from '../../../server/admission/verifier.ts';

@@ -1,6 +1,6 @@
 /**
  * One signed token of an OIDC issuer: its form, its signature and its times, all decided over the very bytes that were
- * signed. Whose job it must be is `oidc-ci.ts`, where the keys come from `oidc-ci-keys.ts`.
+ * signed. Whose job it must be is `oidc-ci.ts`, where the keys come from `issuer-keys.ts`.
  */
 import { createHash, type KeyObject } from 'node:crypto';
 import { decodeBase64url } from '../../spiffe/base64.ts';

@@ -1,6 +1,6 @@
 /**
  * The keys of an OIDC issuer: read from a file, or found by its discovery document and kept for a while, asked for again
- * at a bounded rate. Whether a token is signed with one of them is `oidc-ci-token.ts`.
+ * at a bounded rate. Whether a token is signed with one of them is `oidc-token.ts`.
  */
 import { isJsonArray, isJsonObject, parseJson, type JsonObject, type JsonValue } from '../../spiffe/json.ts';
 import { parseSignatureJwk } from '../../spiffe/jwk.ts';
@@ -9,7 +9,7 @@ import { isSpiffeError, SpiffeError } from '../../spiffe/errors.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { readTrustedFile } from '../../runtime/files.ts';
 import { createHttpClient } from '../../runtime/http.ts';
-import type { IssuerKey } from './oidc-ci-token.ts';
+import type { IssuerKey } from './oidc-token.ts';
 
 export type OidcKeyPlace =
   /** A JSON Web Key Set that an operator keeps up to date; read again when it is some seconds old. */
