@@ -93,8 +93,9 @@ export async function connectDbus(options: DbusOptions, signal: AbortSignal): Pr
 
 /** Who listens is told by the kernel as of listen(), so nobody can slip in between a look at the file and connecting. */
 function openSocket({ socketPath, trustedUid }: DbusOptions): Socket {
-  const fd = openStreamSocket();
+  let fd = -1;
   try {
+    fd = openStreamSocket();
     connectSocket(fd, socketPath);
     const { uid } = peerCredentials(fd);
     if (uid !== trustedUid) {

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -311,4 +312,19 @@ it('T-A19 a thousand connections, good and bad, leave no descriptor', async () =
   await clock.runUntil(() => fake.connections === 0);
   expect(await descriptors()).toBeLessThanOrEqual(before);
   expect(clock.sleepers).toBe(0);
+});
+
+it('T-A20 without a descriptor left, that is the reason', () => {
+  const from = (file: string): string => JSON.stringify(new URL(`../../../../../${file}`, import.meta.url).href);
+  const program = `
+    import { openSync } from 'node:fs';
+    import { connectDbus } from ${from('agent/workload/attestors/systemd/dbus.ts')};
+    import { systemClock } from ${from('runtime/clock.ts')};
+    const options = { clock: systemClock, socketPath: '/nowhere', bus: true, trustedUid: 0, deadlineMs: 1000, onSignal() {} };
+    const told = () => connectDbus(options, new AbortController().signal).catch(({ kind, reason, detail }) => console.log(kind, reason, detail.code));
+    await told();
+    try { for (;;) openSync('/dev/null'); } catch {}
+    await told();`;
+  const { stdout } = spawnSync('sh', ['-c', 'ulimit -n 64 && exec "$0" --input-type=module -e "$1"', process.execPath, program], { encoding: 'utf8' });
+  expect(stdout).toBe('unavailable dbus.unreachable ENOENT\nunavailable dbus.unreachable EMFILE\n');
 });
