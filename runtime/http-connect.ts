@@ -69,7 +69,9 @@ export function createHttpRoute(endpoint: HttpEndpoint): HttpRoute {
   const secure = {
     minVersion: 'TLSv1.2' as const,
     rejectUnauthorized: !unverified,
-    ...(serverName === undefined ? {} : { checkServerIdentity: (_host: string, peer: PeerCertificate) => checkServerIdentity(serverName, peer) }),
+    ...(serverName === undefined
+      ? {}
+      : { checkServerIdentity: (_host: string, peer: PeerCertificate) => checkServerIdentity(serverName, peer) }),
     // A resumed session would be trusted for what the certificate said when it began.
     maxCachedSessions: 0,
     ...(ca === undefined ? {} : { ca }),
@@ -81,7 +83,7 @@ export function createHttpRoute(endpoint: HttpEndpoint): HttpRoute {
     // Nothing usable in it would mean trust in everybody's authorities.
     if (ca !== undefined) void new X509Certificate(ca);
   } catch (error) {
-    throw new SpiffeError('invalid', 'http.credentials', 'the authorities, certificate or key are not usable PEM', { cause: error });
+    throw new SpiffeError('invalid', 'http.credentials', 'authorities, certificate or key are no usable PEM', { cause: error });
   }
   return { target, prefix, kept: new SecureAgent({ ...keeping, ...secure }), fresh: new SecureAgent(secure) };
 }

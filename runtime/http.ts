@@ -233,8 +233,10 @@ function translate(error: unknown, stop: AbortSignal): Error {
   const context = { detail: { code }, cause: error };
   // A server may refuse our certificate after it was proved itself.
   if (isTlsCode(code)) return new SpiffeError('unauthenticated', 'http.tls', 'the server ended TLS', context);
-  if (code === 'HPE_HEADER_OVERFLOW') return new SpiffeError('limited', 'http.too-large', "the answer's head is too large", context);
-  return new SpiffeError('unavailable', 'http.broken', 'the connection ended before the answer, or the answer is no HTTP', context);
+  if (code === 'HPE_HEADER_OVERFLOW') {
+    return new SpiffeError('limited', 'http.too-large', "the answer's head is too large", context);
+  }
+  return new SpiffeError('unavailable', 'http.broken', 'the connection ended before the answer, or that is no HTTP', context);
 }
 
 /** Of failures before there was a connection to send on. */

@@ -67,7 +67,9 @@ export function createDockerEngine(options: EngineOptions): DockerEngine {
 
   const ask = async (path: string): Promise<HttpAnswer> => {
     requireOwned(socketPath, uid);
-    if (waiting >= MAX_WAITING) throw new SpiffeError('unavailable', 'docker.engine.busy', 'too many questions wait for the engine');
+    if (waiting >= MAX_WAITING) {
+      throw new SpiffeError('unavailable', 'docker.engine.busy', 'too many questions wait for the engine');
+    }
     waiting += 1;
     try {
       return await http.request({ path, deadlineMs, maxBytes: MAX_ANSWER_BYTES });
@@ -108,7 +110,9 @@ export function createDockerEngine(options: EngineOptions): DockerEngine {
       for await (const line of stream.lines(MAX_EVENT_BYTES)) {
         if (clock.monotonic() - since >= 1000) [since, flow] = [clock.monotonic(), 0];
         flow += line.length + EVENT_COST_BYTES;
-        if (flow > MAX_FLOW_BYTES) throw new SpiffeError('limited', 'docker.engine.flood', 'the engine tells more than is listened to');
+        if (flow > MAX_FLOW_BYTES) {
+          throw new SpiffeError('limited', 'docker.engine.flood', 'the engine tells more than is listened to');
+        }
         const event = parseEvent(line);
         if (event !== undefined) yield event;
       }
@@ -158,13 +162,14 @@ function requireOwned(path: string, uid: number): void {
     throw new SpiffeError('denied', 'docker.socket.owner', "the engine's socket belongs to another user", { detail });
   }
   if ((stats.mode & 0o002) !== 0) {
-    throw new SpiffeError('denied', 'docker.socket.writable', "everybody may write to the engine's socket, and so be in charge of it");
+    throw new SpiffeError('denied', 'docker.socket.writable', "everybody may write to the engine's socket and so command it");
   }
 }
 
 function requireStatus(status: number, expected: number): void {
   if (status === expected) return;
-  throw new SpiffeError('unavailable', 'docker.engine.status', `the engine answered with status ${status}`, { detail: { status } });
+  const detail = { status };
+  throw new SpiffeError('unavailable', 'docker.engine.status', `the engine answered with status ${status}`, { detail });
 }
 
 function malformed(cause?: unknown): SpiffeError {

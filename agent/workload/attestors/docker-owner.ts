@@ -48,12 +48,14 @@ function readSubordinates(path: string): string | undefined {
       const read = readSync(fd, bytes, length, bytes.length - length, null);
       if (read === 0) return bytes.toString('utf8', 0, length);
       length += read;
-      if (length > LIMIT_BYTES) throw new SpiffeError('limited', 'docker.subuid.too-large', 'the file of subordinate ids is too large');
+      if (length > LIMIT_BYTES) {
+        throw new SpiffeError('limited', 'docker.subuid.too-large', 'the file of subordinate ids is too large');
+      }
     }
   } catch (error) {
     if (error instanceof SpiffeError) throw error;
     if (systemCode(error) === 'ENOENT') return undefined;
-    throw new SpiffeError('unavailable', 'docker.subuid.unreadable', 'the file of subordinate ids cannot be read', { cause: error });
+    throw new SpiffeError('unavailable', 'docker.subuid.unreadable', 'subordinate ids cannot be read', { cause: error });
   } finally {
     if (fd >= 0) closeSync(fd);
   }

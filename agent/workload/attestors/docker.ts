@@ -73,9 +73,10 @@ const STEADY_MS = 10_000;
 const followPolicy: BackoffPolicy = { firstMs: 200, factor: 2, longestMs: 15_000, jitter: 0 };
 
 /** As Docker and as Podman call what may change an answer. */
-const changing = new Set(
-  ['create', 'start', 'restart', 'pause', 'unpause', 'update', 'rename', 'stop', 'die', 'died', 'oom', 'destroy', 'remove', 'cleanup'],
-);
+const changing = new Set([
+  ...['create', 'start', 'restart', 'pause', 'unpause', 'update', 'rename'],
+  ...['stop', 'die', 'died', 'oom', 'destroy', 'remove', 'cleanup'],
+]);
 
 /**
  * Throws from `attest`, besides what the kernel's side does: unavailable when no engine can be asked (as `HttpClient`,
@@ -125,7 +126,7 @@ export function createDockerAttestor(options: DockerAttestorOptions): DockerAtte
         return [];
       }
       if (ref.ownerUid !== undefined && !(await owners.owns(ref.ownerUid, peer.uid))) {
-        throw new SpiffeError('denied', 'docker.container.user', "the process runs as nobody whom the container's user may run it as");
+        throw new SpiffeError('denied', 'docker.container.user', "the process runs as somebody whom its container's user is not");
       }
       const key = keyOf(ref.ownerUid, ref.id);
       recheck(cache.changes(key));
@@ -167,7 +168,9 @@ export function createDockerAttestor(options: DockerAttestorOptions): DockerAtte
         if (signal.aborted) return;
         failures = clock.monotonic() - openedAt >= STEADY_MS ? 1 : failures + 1;
         // Said once for a while without the engine, however often it is tried.
-        if (failures === 1 || openedAt < Number.POSITIVE_INFINITY) onEngine?.({ kind: 'lost', socketPath: engine.socketPath, error: asFailure(error) });
+        if (failures === 1 || openedAt < Number.POSITIVE_INFINITY) {
+          onEngine?.({ kind: 'lost', socketPath: engine.socketPath, error: asFailure(error) });
+        }
         await clock.sleep(backoffMs(failures, 0.5, followPolicy), signal).catch(() => undefined);
       }
     }
@@ -202,7 +205,7 @@ function inOrder(sources: readonly Source[], ref: ContainerRef): readonly Source
 
 function asFailure(error: unknown): SpiffeError {
   if (error instanceof SpiffeError) return error;
-  return new SpiffeError('internal', 'docker.engine.failed', 'asking the engine failed in a way that is not known', { cause: error });
+  return new SpiffeError('internal', 'docker.engine.failed', 'asking the engine failed in an unknown way', { cause: error });
 }
 
 /** What was given of another container must not stay because this one's engine cannot be asked. */
