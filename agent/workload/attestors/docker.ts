@@ -73,10 +73,9 @@ const STEADY_MS = 10_000;
 const followPolicy: BackoffPolicy = { firstMs: 200, factor: 2, longestMs: 15_000, jitter: 0 };
 
 /** As Docker and as Podman call what may change an answer. */
-const changing = new Set([
-  ...['create', 'start', 'restart', 'pause', 'unpause', 'update', 'rename'],
-  ...['stop', 'die', 'died', 'oom', 'destroy', 'remove', 'cleanup'],
-]);
+const changing = new Set(
+  'create start restart pause unpause update rename stop die died oom destroy remove cleanup'.split(' '),
+);
 
 /**
  * Throws from `attest`, besides what the kernel's side does: unavailable when no engine can be asked (as `HttpClient`,
