@@ -14,8 +14,9 @@ import {
   systemCode,
 } from '../../../../runtime/linux.ts';
 import { SpiffeError } from '../../../../spiffe/errors.ts';
+import type { WireValue } from './values.ts';
 import { decodeBody, decodeMessage, encodeCall, fixedHeaderBytes, messageLength, messageTypes, noAutoStart } from './wire.ts';
-import type { Message, WireValue } from './wire.ts';
+import type { Message } from './wire.ts';
 
 export interface DbusCall {
   /** A unique name on a bus; undefined where there is none. */
