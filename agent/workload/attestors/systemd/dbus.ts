@@ -100,7 +100,7 @@ function openSocket({ socketPath, trustedUid }: DbusOptions): Socket {
     connectSocket(fd, socketPath);
     const { uid } = peerCredentials(fd);
     if (uid !== trustedUid) {
-      throw new SpiffeError('denied', 'dbus.untrusted', 'another user than root listens on the D-Bus socket', { detail: { uid } });
+      throw new SpiffeError('denied', 'dbus.untrusted', 'another user than root listens there', { detail: { uid } });
     }
     return new Socket({ fd, readable: true, writable: true });
   } catch (error) {
@@ -173,7 +173,8 @@ class Connection implements DbusConnection {
     if (!this.#options.bus) return;
     const hello = await this.call(busCall('Hello', 's'), this.over);
     if ('error' in hello) {
-      throw new SpiffeError('unavailable', 'dbus.refused', 'the bus gives this connection no name', { detail: { error: hello.error } });
+      const detail = { error: hello.error };
+      throw new SpiffeError('unavailable', 'dbus.refused', 'the bus gives this connection no name', { detail });
     }
   }
 
@@ -221,7 +222,8 @@ class Connection implements DbusConnection {
       this.#asked.set(this.#serial, { ...question, stop: this.#deadline() });
       const { destination, path, interface: face, member, signature = '', body = [] } = question.call;
       const to = destination === undefined ? {} : { destination };
-      this.#socket.write(encodeCall({ ...to, flags: noAutoStart, serial: this.#serial, path, interface: face, member, signature, body }));
+      const message = { ...to, path, interface: face, member, signature, body };
+      this.#socket.write(encodeCall({ ...message, flags: noAutoStart, serial: this.#serial }));
     }
   }
 

@@ -14,7 +14,8 @@ export interface Place {
 
 const rootSlice = '-.slice';
 const slice = /^[0-9A-Za-z:_.\\-]+\.slice$/;
-const unit = /^[0-9A-Za-z:_.\\-]+(?:@[0-9A-Za-z:_.\\@-]+)?\.(?:service|scope|socket|mount|swap|automount|timer|path|target|device)$/;
+const types = 'service|scope|socket|mount|swap|automount|timer|path|target|device';
+const unit = new RegExp(String.raw`^[0-9A-Za-z:_.\\-]+(?:@[0-9A-Za-z:_.\\@-]+)?\.(?:${types})$`);
 const longestName = 255;
 
 /**

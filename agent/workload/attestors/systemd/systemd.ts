@@ -59,7 +59,7 @@ export function createSystemdAttestor(options: SystemdAttestorOptions): SystemdA
       if (unit === undefined) return [];
       const place = placeOf(lines);
       if (place.unit !== unit.id) {
-        throw new SpiffeError('denied', 'systemd.mismatch', 'systemd names another unit than the one the kernel has the process in');
+        throw new SpiffeError('denied', 'systemd.mismatch', 'systemd names another unit than the kernel has the process in');
       }
       return [
         systemd('id', unit.id),

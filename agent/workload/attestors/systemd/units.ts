@@ -144,7 +144,14 @@ class SystemdUnits implements Units {
     const signal = this.#stop.signal;
     let owner = bus ? '' : undefined;
     const connection = await connectDbus(
-      { clock, socketPath: address.socketPath, bus, trustedUid, deadlineMs, onSignal: (message, from) => this.#heard(message, owner, from) },
+      {
+        clock,
+        socketPath: address.socketPath,
+        bus,
+        trustedUid,
+        deadlineMs,
+        onSignal: (message, from) => this.#heard(message, owner, from),
+      },
       signal,
     );
     const ask = async (call: DbusCall): Promise<unknown> => {
@@ -221,7 +228,7 @@ async function findOwner(ask: (call: DbusCall) => Promise<unknown>, trustedUid: 
   }
   const uid = Number(await ask(busCall('GetConnectionUnixUser', 'u', owner)));
   if (uid !== trustedUid) {
-    throw new SpiffeError('denied', 'systemd.untrusted', "another user than root has systemd's name on the bus", { detail: { uid } });
+    throw new SpiffeError('denied', 'systemd.untrusted', "another user has systemd's name on the bus", { detail: { uid } });
   }
   const signals = `type='signal',sender='${serviceName}',path='${managerPath}',interface='${managerInterface}'`;
   for (const member of ['Reloading', 'UnitRemoved']) await ask(busCall('AddMatch', '', `${signals},member='${member}'`));
