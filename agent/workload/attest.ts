@@ -8,7 +8,7 @@ import type { BackoffPolicy } from '../../runtime/backoff.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Peer } from '../../runtime/peer.ts';
 import type { Watch } from '../../runtime/watch.ts';
-import { SpiffeError, isSpiffeError } from '../../spiffe/errors.ts';
+import { SpiffeError } from '../../spiffe/errors.ts';
 import { isSubset } from '../../spiffe/selector.ts';
 import type { Selector, SelectorSet } from '../../spiffe/selector.ts';
 import type { AttestQuestion, Omit, WantedSelectors, WorkloadAttestor } from './attestor.ts';
@@ -58,8 +58,8 @@ export interface AttestOptions {
 
 /**
  * Never retried in here.
- * @throws denied `peer.exited|closed|image` when the process is not the one that connected, or not any more; unavailable
- * `attest.failed` when one failed and the others gave nothing; the signal's reason
+ * @throws denied `peer.exited|closed|image` when the process is not the one that connected, or not any more; the signal's
+ * reason
  */
 export type Attest = (peer: Peer, wanted: WantedSelectors, signal: AbortSignal) => Promise<Attestation>;
 
@@ -146,21 +146,25 @@ async function ask(attestor: WorkloadAttestor, asking: Asking): Promise<Answer> 
 function assemble(answers: readonly Answer[]): Attestation {
   const reports = answers.map((answer) => answer.report);
   const failed = reports.filter((report) => report.reason !== undefined);
-  const selectors = new Set(answers.flatMap((answer) => answer.selectors));
-  // An attestor whose subject the process is not has nothing to say, and did not fail.
-  if (selectors.size === 0 && (failed.length > 0 || reports.length === 0)) {
-    const reasons = failed.map((report) => `${report.attestor}: ${report.reason ?? ''}`).join(', ');
-    throw new SpiffeError('unavailable', 'attest.failed', 'no attestor could tell what this process is', { detail: { reasons } });
-  }
   const until = answers.flatMap((answer) => answer.until);
   return {
-    selectors,
+    selectors: new Set(answers.flatMap((answer) => answer.selectors)),
     given: new Map(answers.map((answer) => [answer.report.attestor, answer.selectors])),
     reports,
     incomplete: failed.length > 0,
     pending: until.length === 0 ? undefined : Promise.allSettled(until).then(() => undefined),
     rechecks: answers.flatMap((answer) => answer.rechecks),
   };
+}
+
+/**
+ * An attestor whose subject the process is not has nothing to say, and did not fail.
+ * @throws unavailable `attest.failed` when one failed, or there is none, and the others gave nothing
+ */
+function requireAnswer({ selectors, reports, incomplete }: Attestation): void {
+  if (selectors.size > 0 || (!incomplete && reports.length > 0)) return;
+  const reasons = reports.flatMap(({ attestor, reason }) => (reason === undefined ? [] : [`${attestor}: ${reason}`])).join(', ');
+  throw new SpiffeError('unavailable', 'attest.failed', 'no attestor could tell what this process is', { detail: { reasons } });
 }
 
 export interface FollowOptions {
@@ -178,7 +182,7 @@ const DEFAULT_LONGEST_MS = 60_000;
  * Attests, and again whenever that may tell more or otherwise: a pending fact is there, an attestor failed a while ago or
  * has another answer, other selectors are wanted, or a minute went by. Yields the first attestation, then each whose selectors differ from the one before. What an
  * attestor gave once stays while its source cannot be asked: the process is still the same one.
- * Ends when the signal aborts; throws what `attest` throws, `attest.failed` only the first time.
+ * Ends when the signal aborts; throws what `attest` throws, and the first time as `requireAnswer`.
  */
 export async function* followAttestation(
   options: FollowOptions,
@@ -190,7 +194,8 @@ export async function* followAttestation(
   let failures = 0;
   while (!signal.aborted) {
     const asked = wanted.value;
-    const attestation = await attestAgain(options.attest, peer, asked, signal, last);
+    const attestation = keeping(last, await options.attest(peer, asked, signal));
+    if (last === undefined) requireAnswer(attestation);
     if (last === undefined || !sameSet(last.selectors, attestation.selectors)) yield attestation;
     last = attestation;
     failures = attestation.incomplete ? failures + 1 : 0;
@@ -200,23 +205,12 @@ export async function* followAttestation(
   }
 }
 
-async function attestAgain(
-  attest: Attest,
-  peer: Peer,
-  wanted: WantedSelectors,
-  signal: AbortSignal,
-  last: Attestation | undefined,
-): Promise<Attestation> {
-  try {
-    const now = await attest(peer, wanted, signal);
-    if (last === undefined || !now.incomplete) return now;
-    const given = new Map(now.given);
-    for (const { attestor, keeps } of now.reports) if (keeps === true) given.set(attestor, last.given.get(attestor) ?? []);
-    return { ...now, given, selectors: new Set([...given.values()].flat()) };
-  } catch (error) {
-    if (last === undefined || !isSpiffeError(error, 'unavailable', 'attest.failed')) throw error;
-    return { ...last, incomplete: true, pending: undefined, rechecks: [] };
-  }
+/** With what attestors gave before whose sources cannot be asked now. */
+function keeping(last: Attestation | undefined, now: Attestation): Attestation {
+  if (last === undefined || !now.incomplete) return now;
+  const given = new Map(now.given);
+  for (const { attestor, keeps } of now.reports) if (keeps === true) given.set(attestor, last.given.get(attestor) ?? []);
+  return { ...now, given, selectors: new Set([...given.values()].flat()) };
 }
 
 interface Occasions {

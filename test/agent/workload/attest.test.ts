@@ -89,17 +89,14 @@ describe('createAttest', () => {
     expect(clock.sleepers).toBe(0);
   });
 
-  it('all failing is a failure, and so is having none', async () => {
-    const failing = setting(attestor('unix', new SpiffeError('unavailable', 'unix.process.hidden', 'hidden')));
-    await expect(failing.attest(failing.peer, nothing, forever)).rejects.toMatchObject({
-      kind: 'unavailable',
-      reason: 'attest.failed',
-      detail: { reasons: 'unix: unix.process.hidden' },
-    });
-    const rest = setting(attestor('unix', new SpiffeError('unavailable', 'unix.process.hidden', 'hidden')), attestor('process', []));
-    await expect(rest.attest(rest.peer, nothing, forever)).rejects.toMatchObject({ reason: 'attest.failed' });
-    const none = setting();
-    await expect(none.attest(none.peer, nothing, forever)).rejects.toMatchObject({ reason: 'attest.failed' });
+  it('tells of all failing as of one', async () => {
+    const { attest, peer } = setting(attestor('unix', new SpiffeError('unavailable', 'unix.process.hidden', 'hidden')), attestor('docker', new Error('bug')));
+    const { selectors, reports, incomplete } = await attest(peer, nothing, forever);
+    expect([selectors.size, incomplete]).toEqual([0, true]);
+    expect(reports.map(({ reason, keeps }) => [reason, keeps])).toEqual([
+      ['unix.process.hidden', true],
+      ['attest.attestor', undefined],
+    ]);
   });
 
   const changes = ['peer.exited', 'peer.closed', 'peer.image'] as const;
@@ -260,10 +257,31 @@ describe('followAttestation', () => {
     expect(sets(seen)).toEqual(['systemd:id:a.service', 'systemd:id:b.service']);
   });
 
-  it('the first time, all failing is thrown', async () => {
-    const { clock, ended } = follow([attestor('unix', new Error('bug'))]);
+  it.each<[string, readonly Scripted[]]>([
+    ['all fail', [attestor('unix', new SpiffeError('unavailable', 'unix.process.hidden', 'hidden'))]],
+    ['one fails and the others have nothing to say', [attestor('unix', new SpiffeError('unavailable', 'unix.process.hidden', 'hidden')), attestor('process', [])]],
+  ])('throws when the first time %s', async (_what, attestors) => {
+    const { clock, ended } = follow(attestors);
     await clock.settle();
-    await expect(ended).rejects.toMatchObject({ reason: 'attest.failed' });
+    await expect(ended).rejects.toMatchObject({ kind: 'unavailable', reason: 'attest.failed', detail: { reasons: 'unix: unix.process.hidden' } });
+  });
+
+  it('throws when there is nobody to ask, and not when nobody has anything to say', async () => {
+    const none = follow([]);
+    await none.clock.settle();
+    await expect(none.ended).rejects.toMatchObject({ reason: 'attest.failed' });
+    const silent = follow([attestor('process', [])]);
+    await silent.clock.settle();
+    expect(sets(silent.seen)).toEqual(['']);
+  });
+
+  it('takes everything back when nothing is left that may be believed', async () => {
+    const unix = attestor('unix', ['unix:uid:1']);
+    const { clock, seen } = follow([unix, attestor('process', [])]);
+    await clock.settle();
+    unix.says = new SpiffeError('denied', 'unix.ids.unmapped', 'nobody');
+    await clock.advance(66_000);
+    expect(sets(seen)).toEqual(['unix:uid:1', '']);
   });
 
   it('T-A01 throws when the process is not the same one any more', async () => {
