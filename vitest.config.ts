@@ -19,8 +19,8 @@ export default defineConfig(({ mode }) => {
     test: {
       include: chosen.include,
       exclude: ['node_modules/**', 'dist/**', ...chosen.exclude],
-      // Processes of their own for what starts and counts processes and descriptors.
-      pool: slow ? 'forks' : 'threads',
+      // Processes of their own: tests count descriptors, children and threads.
+      pool: 'forks',
       maxWorkers: slow ? 1 : 2,
       fileParallelism: !slow,
       testTimeout: slow ? 180_000 : 20_000,
