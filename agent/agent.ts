@@ -284,7 +284,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
   const witness = createWitness(observer, reporter);
 
   // Workloads.
-  const attestors = workloadAttestors(config.workload, { clock, random });
+  const attestors = workloadAttestors(config.workload, { clock, random, log });
   const attest = createAttest({
     attestors,
     clock,

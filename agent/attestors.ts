@@ -5,6 +5,7 @@
 import { readFile } from 'node:fs/promises';
 import { untilAborted } from '../runtime/abort.ts';
 import type { Clock } from '../runtime/clock.ts';
+import type { Logger } from '../runtime/log.ts';
 import type { Task } from '../runtime/tasks.ts';
 import type { NodeAttestorConfig } from './node/config.ts';
 import type { EvidenceSource } from './node/evidence.ts';
@@ -15,7 +16,7 @@ import { tpmDevidEvidence } from './node/tpm-devid.ts';
 import { x509PopEvidence } from './node/x509-pop.ts';
 import type { WorkloadAttestor } from './workload/attestor.ts';
 import { createCriAttestor } from './workload/attestors/cri/attestor.ts';
-import { createDockerAttestor } from './workload/attestors/docker.ts';
+import { createDockerAttestor, type EngineChange } from './workload/attestors/docker.ts';
 import { createKubernetesAttestor, serviceAccountFiles, type KubernetesAttestorOptions } from './workload/attestors/kubernetes/kubernetes.ts';
 import { createProcessAttestor } from './workload/attestors/process.ts';
 import { createSystemdAttestor } from './workload/attestors/systemd/systemd.ts';
@@ -35,10 +36,11 @@ export interface AttestorParts {
   readonly clock: Clock;
   /** In [0, 1). */
   readonly random: () => number;
+  readonly log: Logger;
 }
 
 /** Those that are configured, in the order in which they are explained. */
-export function workloadAttestors(config: WorkloadConfig, { clock, random }: AttestorParts): readonly ComposedAttestor[] {
+export function workloadAttestors(config: WorkloadConfig, { clock, random, log }: AttestorParts): readonly ComposedAttestor[] {
   const { unix, docker, cri, kubernetes, systemd } = config;
   let known: Containers | undefined;
   const containers = (): Containers => (known ??= createContainers({ parents: config.containers.cgroup_parents }));
@@ -54,7 +56,11 @@ export function workloadAttestors(config: WorkloadConfig, { clock, random }: Att
   }
   if (docker !== undefined) {
     const engines = docker.engines.map(({ socket_path: socketPath, owner_uid: ownerUid }) => (ownerUid === undefined ? { socketPath } : { socketPath, ownerUid }));
-    attestors.push(createDockerAttestor({ clock, containers: containers(), engines }));
+    const onEngine = (change: EngineChange): void => {
+      if (change.kind === 'followed') log.info('engine.followed', { socket: change.socketPath });
+      else log.warn('engine.lost', { socket: change.socketPath, reason: change.error.reason });
+    };
+    attestors.push(createDockerAttestor({ clock, containers: containers(), engines, onEngine }));
   }
   if (cri !== undefined) attestors.push(createCriAttestor({ clock, random, containers: containers(), socketPaths: cri.socket_paths }));
   if (kubernetes !== undefined) {

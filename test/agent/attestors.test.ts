@@ -4,6 +4,7 @@ import path from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
 import { attestorTasks, evidenceSource, workloadAttestors, type ComposedAttestor } from '../../agent/attestors.ts';
 import { parseAgentConfig } from '../../agent/config.ts';
+import { silentLogger } from '../../runtime/log.ts';
 import { runTasks } from '../../runtime/tasks.ts';
 import { createTestClock } from '../help/clock.ts';
 
@@ -19,7 +20,7 @@ it.each([
   ],
 ])('attests workloads by %s as configured, and stops what that started', async (_what, more, expected) => {
   const clock = createTestClock();
-  const attestors = workloadAttestors(parseAgentConfig(least + more).workload, { clock, random: () => 0.5 });
+  const attestors = workloadAttestors(parseAgentConfig(least + more).workload, { clock, random: () => 0.5, log: silentLogger });
   expect(attestors.map(({ name }) => name)).toEqual(expected);
   const stop = new AbortController();
   const running = runTasks(attestorTasks(attestors), stop.signal);

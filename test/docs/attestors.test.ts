@@ -11,6 +11,7 @@ import { promisify } from 'node:util';
 import { afterAll, describe, expect, it } from 'vitest';
 import type * as table from '../../agent/attestors.ts';
 import type * as schema from '../../agent/workload/config.ts';
+import { silentLogger } from '../../runtime/log.ts';
 import { systemClock } from '../../runtime/clock.ts';
 
 const root = path.dirname(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
@@ -65,6 +66,6 @@ it('compiles where the page puts it, and so do the lines that wire it', async ()
 it('is made when it is configured, and only then', async () => {
   const { workload } = (await import(path.join(tree, 'agent/workload/config.ts'))) as typeof schema;
   const { workloadAttestors } = (await import(path.join(tree, 'agent/attestors.ts'))) as typeof table;
-  const namesFor = (section: object): readonly string[] => workloadAttestors(workload.parse(section), { clock: systemClock, random: () => 0.5 }).map(({ name }) => name);
+  const namesFor = (section: object): readonly string[] => workloadAttestors(workload.parse(section), { clock: systemClock, random: () => 0.5, log: silentLogger }).map(({ name }) => name);
   expect(namesFor({ netns: {} })).toEqual([...namesFor({}), 'netns']);
 });

@@ -115,7 +115,7 @@ export function createDockerAttestor(options: DockerAttestorOptions): DockerAtte
 
   return {
     name: 'docker',
-    async attest(peer, { signal, omit, recheck }) {
+    async attest(peer, { wanted, signal, omit, recheck }) {
       const ref = containers.of(peer);
       // The one engine which is certainly another attestor's.
       if (ref === undefined || ref.runtime === 'crio') return [];
@@ -133,7 +133,8 @@ export function createDockerAttestor(options: DockerAttestorOptions): DockerAtte
       if (answer.kind === 'known') {
         given.set(peer, key);
         for (const { what, reason } of answer.facts.omitted) omit(what, reason);
-        return answer.facts.selectors;
+        // Environments hold passwords: they leave here only when an entry asks for one.
+        return wanted.asks('docker:env:') ? answer.facts.selectors : answer.facts.selectors.filter((selector) => !selector.startsWith('docker:env:'));
       }
       if (answer.kind === 'failed') throw unlessMoved(answer.error, given.get(peer), key);
       return unknown(ref);

@@ -9,7 +9,7 @@ function setting() {
   const metrics = createMetrics();
   const lines: string[] = [];
   const say = (event: string, fields?: object): void => void lines.push(`${event} ${Object.values(fields ?? {}).join(' ')}`);
-  const log: Logger = { debug: say, info: say, warn: say, error: say, child: () => log } as Logger;
+  const log: Logger = { debug: say, info: say, warn: say, error: say, child: () => log };
   const tell = observeAnswers({ names: ['unix', 'docker'], clock, metrics, log });
   const answered = { attestor: 'docker', ms: 2, selectors: 3, omitted: [] };
   const gone = { ...answered, selectors: 0, reason: 'docker.unreachable', keeps: true } as const;

@@ -2,6 +2,7 @@ import { readdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createDockerAttestor } from '../../../../agent/workload/attestors/docker.ts';
+import type { WantedSelectors } from '../../../../agent/workload/attestor.ts';
 import type { DockerAttestor, DockerAttestorOptions, EngineChange } from '../../../../agent/workload/attestors/docker.ts';
 import type { ContainerRef } from '../../../../agent/workload/container.ts';
 import type { Peer } from '../../../../runtime/peer.ts';
@@ -67,11 +68,11 @@ interface Told {
   readonly rechecks: readonly Watch<unknown>[];
 }
 
-async function ask(peer: Peer, which = attestor, signal = new AbortController().signal): Promise<Told> {
+async function ask(peer: Peer, which = attestor, signal = new AbortController().signal, wanted: WantedSelectors = { asks: () => true }): Promise<Told> {
   const omitted: string[] = [];
   const rechecks: Watch<unknown>[] = [];
   const selectors = await which.attest(peer, {
-    wanted: { asks: () => false },
+    wanted,
     signal,
     omit: (what, reason) => omitted.push(`${what} ${reason}`),
     recheck: (watch) => rechecks.push(watch),
@@ -92,6 +93,13 @@ afterEach(async () => {
 });
 
 describe('a process', () => {
+  it('shows its environment only to entries that ask for one', async () => {
+    const { Id: id } = api.start({ Config: { Image: 'web:1', Labels: { app: 'web' }, Env: ['PASSWORD=hunter2'] } });
+    const told = async (asks: WantedSelectors['asks']): Promise<string> => (await ask(peerIn(id), attestor, undefined, { asks })).selectors.join();
+    expect(await told((prefix) => prefix === 'docker:label:')).not.toContain('hunter2');
+    expect(await told((prefix) => prefix === 'docker:env:')).toContain('docker:env:PASSWORD=hunter2');
+  });
+
   it('in a container gets what the engine says of it', async () => {
     const { Id: id } = api.start({ Config: { Image: 'web:1', Labels: { app: 'web', bad: 'a\0' }, Env: ['STAGE=test'] } });
     const { selectors, omitted } = await ask(peerIn(id));
