@@ -21,8 +21,9 @@ export default defineConfig(({ mode }) => {
       exclude: ['node_modules/**', 'dist/**', ...chosen.exclude],
       // Processes of their own: tests count descriptors, children and threads.
       pool: 'forks',
-      maxWorkers: slow ? 1 : 2,
-      fileParallelism: !slow,
+      // Engines are waited for more than they work; scenarios should have the machine to themselves.
+      maxWorkers: slow && mode !== 'engines' ? 1 : 2,
+      fileParallelism: !slow || mode === 'engines',
       testTimeout: slow ? 180_000 : 20_000,
       hookTimeout: slow ? 120_000 : 20_000,
       passWithNoTests: false,
