@@ -77,7 +77,7 @@ describe.skipIf(without !== '')(`pods${without}`, () => {
     return site.own(watcher);
   }
 
-  const groupOf = (pod: PodObject): string => `kubepods/besteffort/pod${pod.metadata.uid}/${containerIdOf(pod.status.containerStatuses?.[0])}`;
+  const groupOf = (pod: PodObject): string => `kubelet/kubepods/besteffort/pod${pod.metadata.uid}/${containerIdOf(pod.status.containerStatuses?.[0])}`;
   const cart = (name: string, labels: Readonly<Record<string, string>>, pending = false): PodObject =>
     podOf(name, { namespace: 'shop', serviceAccount: 'cart', nodeName, labels, pending });
 
@@ -104,7 +104,7 @@ describe.skipIf(without !== '')(`pods${without}`, () => {
     const victim = cart('cart-2', { tier: 'front' });
     cluster.setPod(victim);
     const id = containerIdOf(victim.status.containerStatuses?.[0]);
-    const forged = inGroup(`kubepods/besteffort/pod${'0'.repeat(8)}-0000-4000-8000-${'0'.repeat(12)}/${id}`);
+    const forged = inGroup(`kubelet/kubepods/besteffort/pod${'0'.repeat(8)}-0000-4000-8000-${'0'.repeat(12)}/${id}`);
     await forged.until((line) => line.event === 'refused' && line['code'] === 'PermissionDenied');
     expect(forged.lines.filter(({ event }) => event === 'update')).toEqual([]);
   });
