@@ -2,9 +2,9 @@
  * From what an operator configured to what proves the node and what attests its workloads: the tables of attestors, a
  * part of the composition root. One more attestor is one more line here.
  */
-import { readFile } from 'node:fs/promises';
 import { untilAborted } from '../runtime/abort.ts';
 import type { Clock } from '../runtime/clock.ts';
+import { readTrustedFile } from '../runtime/files.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Task } from '../runtime/tasks.ts';
 import type { NodeAttestorConfig } from './node/config.ts';
@@ -72,7 +72,10 @@ export function workloadAttestors(config: WorkloadConfig, { clock, random, log }
 
 function podSource(config: NonNullable<WorkloadConfig['kubernetes']>): KubernetesAttestorOptions['source'] {
   const { url, node_name: nodeName, ca: caFile, token_file: tokenFile } = config;
-  if (config.source === 'api_server') return { type: 'api_server', url, nodeName: config.node_name, caFile, tokenFile };
+  if (config.source === 'api_server') {
+    const account = { caFile: caFile ?? serviceAccountFiles.caFile, tokenFile: tokenFile ?? serviceAccountFiles.tokenFile };
+    return { type: 'api_server', url, nodeName: config.node_name, ...account };
+  }
   // Without credentials of its own it is a pod, asking as that pod's account.
   const isPod = url.startsWith('https:') && tokenFile === undefined && config.certificate === undefined;
   return {
@@ -141,7 +144,7 @@ async function tokenPlace({ token_file: tokenFile, request }: OidcCiConfig, cloc
     requestUrl,
     audience,
     clock,
-    ...(ca === undefined ? {} : { ca: await readFile(ca, 'utf8') }),
+    ...(ca === undefined ? {} : { ca: String(await readTrustedFile(ca)) }),
     ...(request.token_file === undefined ? { requestToken: request.token?.reveal() ?? '' } : { requestTokenFile: request.token_file }),
   };
 }

@@ -29,10 +29,6 @@ const systemd = section({
   socket_path: socketPath().optional(),
 });
 
-/** Where a pod finds the account it runs as. */
-const accountToken = '/var/run/secrets/kubernetes.io/serviceaccount/token';
-const accountAuthorities = '/var/run/secrets/kubernetes.io/serviceaccount/ca.crt';
-
 const kubernetes = z.discriminatedUnion('source', [
   section({
     source: z.literal('kubelet'),
@@ -51,8 +47,8 @@ const kubernetes = z.discriminatedUnion('source', [
     source: z.literal('api_server'),
     url: z.string().min(1).default('https://kubernetes.default.svc'),
     node_name: z.string().min(1),
-    ca: absolutePath().default(accountAuthorities),
-    token_file: absolutePath().default(accountToken),
+    ca: absolutePath().optional(),
+    token_file: absolutePath().optional(),
     disable_container_selectors: z.boolean().default(false),
   }),
 ]);
