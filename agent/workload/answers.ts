@@ -32,7 +32,7 @@ export function observeAnswers({ names, clock, metrics, log }: AnswersParts): (r
       if (told === undefined || isQuiet) return;
       failing.delete(attestor);
       log.info('attestor.answers', { attestor });
-    } else if (keeps === true && !isQuiet && !reason.startsWith('peer.')) {
+    } else if (keeps === true && !isQuiet) {
       // Any other reason is about one process, and on record with it.
       failing.set(attestor, { reason, at: clock.monotonic() });
       if (told?.reason !== reason) log.warn('attestor.failing', { attestor, reason });

@@ -52,7 +52,7 @@ export interface AttestOptions {
   readonly clock: Clock;
   /** An attestor that takes longer counts as failed this time. */
   readonly deadlineMs?: number;
-  /** Told of each answer as it comes. */
+  /** Told of each answer that somebody still waits for, as it comes. */
   readonly onAnswer?: (report: AttestReport) => void;
 }
 
@@ -125,7 +125,8 @@ async function ask(attestor: WorkloadAttestor, asking: Asking): Promise<Answer> 
     open = false;
     const ms = clock.monotonic() - beganAt;
     const report: AttestReport = { attestor: attestor.name, ms, selectors: selectors.length, ...failure, omitted };
-    onAnswer?.(report);
+    // When the process or the caller has left, how an attestor ended says nothing of the attestor.
+    if (!signal.aborted) onAnswer?.(report);
     return { report, selectors, until, rechecks };
   };
   const deadline = clock.sleep(deadlineMs, stop.signal).then(() => {

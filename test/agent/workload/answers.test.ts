@@ -42,7 +42,6 @@ it('stays quiet while an attestor fails for one process and answers for the next
 it('leaves what is about one process to the record', () => {
   const { lines, tell, answered } = setting();
   tell({ ...answered, reason: 'container.ambiguous' });
-  tell({ ...answered, reason: 'peer.closed', keeps: true });
   expect(lines).toEqual([]);
 });
 

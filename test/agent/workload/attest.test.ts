@@ -127,6 +127,18 @@ describe('createAttest', () => {
     await expect(left).rejects.toMatchObject({ kind: 'denied', reason: 'peer.exited' });
   });
 
+  it('tells of each answer, and not of one that nobody waits for any more', async () => {
+    const docker = attestor('docker', new SpiffeError('unavailable', 'docker.socket', 'no answer'));
+    const told: (string | undefined)[] = [];
+    const attest = createAttest({ attestors: [attestor('unix', ['unix:uid:1']), docker], clock: createTestClock(), onAnswer: ({ attestor: who, reason }) => told.push(`${who} ${reason}`) });
+    const peer = fakePeer();
+    await attest(peer, nothing, forever);
+    expect(told).toEqual(['unix undefined', 'docker docker.socket']);
+    docker.during = () => peer.become('peer.closed');
+    await expect(attest(peer, nothing, forever)).rejects.toMatchObject({ reason: 'peer.closed' });
+    expect(told.filter((line) => line?.startsWith('docker'))).toHaveLength(1);
+  });
+
   it('tells what was omitted, and when to ask for it again', async () => {
     const one = attestor('unix', ['unix:uid:1']);
     const hash = Promise.withResolvers<void>();
