@@ -21,7 +21,7 @@ interface SourceFile {
 const doors: Readonly<Record<string, readonly RegExp[]>> = {
   spiffe: [],
   runtime: [/^spiffe\//],
-  client: [/^spiffe\//, /^runtime\/(?:abort|backoff|clock|tls|watch)\.ts$/, /^runtime\/rpc\//],
+  client: [/^spiffe\//, /^runtime\/(?:abort|backoff|clock|http[\w-]*|tls|watch)\.ts$/, /^runtime\/rpc\//],
   agent: [/^spiffe\//, /^runtime\//],
   server: [/^spiffe\//, /^runtime\//],
   cli: [/^spiffe\//, /^runtime\//, /^client\//, /^server\/main\.ts$/, /^agent\/main\.ts$/],
@@ -46,7 +46,7 @@ const wireFiles = [
 
 /** Inside the two programs: a folder may enter those after it, never those before. */
 const storeys: Readonly<Record<string, readonly (readonly string[])[]>> = {
-  agent: [['workload', 'sds', 'broker', 'admin'], ['svids'], ['sync'], ['node']],
+  agent: [['sds', 'broker', 'admin'], ['workload', 'delivery'], ['svids'], ['sync'], ['node']],
   server: [['api'], ['admission', 'registry', 'governance', 'authority', 'federation'], ['audit', 'store']],
 };
 
@@ -92,7 +92,7 @@ const words: readonly { readonly what: string; readonly pattern: RegExp; readonl
 ];
 
 /** What the library is made of, which must run on Node 20, and what came after it. */
-const libraryFiles = /^(?:spiffe|client|runtime\/rpc)\/|^runtime\/(?:abort|backoff|clock|tls|watch)\.ts$/;
+const libraryFiles = /^(?:spiffe|client|runtime\/rpc)\/|^runtime\/(?:abort|backoff|clock|http[\w-]*|tls|watch)\.ts$/;
 const afterNode20 =
   /\bPromise\.(?:withResolvers|try)\b|\bArray\.fromAsync\b|\b(?:Object|Map)\.groupBy\b|\bRegExp\.escape\b|\bError\.isError\b|\bIterator\.|\.(?:isSubsetOf|isSupersetOf|isDisjointFrom|symmetricDifference|toBase64|toHex)\(|\bUint8Array\.from(?:Base64|Hex)\b|\b(?:await )?using \w+ =/;
 
