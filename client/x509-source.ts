@@ -10,11 +10,9 @@ import { createWatch, type Watch, type WatchSource } from '../runtime/watch.ts';
 import { SpiffeError } from '../spiffe/errors.ts';
 import type { SpiffeId, TrustDomain } from '../spiffe/id.ts';
 import type { X509Svid } from '../spiffe/x509-svid.ts';
+import { type Authorize, requireAuthorized } from './authorize.ts';
 import type { X509Context } from './messages.ts';
 import { diagnostics, WorkloadApi } from './workload-api.ts';
-
-/** Says who may be at the other end; throws or returns false to refuse. */
-export type Authorize = (peer: SpiffeId) => boolean | void;
 
 export interface X509SourceOptions {
   /** Used and not closed; without it the source opens one of its own and closes it. */
@@ -54,13 +52,14 @@ export class X509Source implements AsyncDisposable {
   readonly #context: WatchSource<X509Context>;
   readonly #identity: WatchSource<TlsIdentity>;
   readonly #pick: (svids: readonly X509Svid[]) => X509Svid;
-  readonly #clock: Clock;
+  /** Judges validity, and paces what is retried. */
+  readonly clock: Clock;
   readonly #stop: AbortController;
   readonly #release: () => Promise<void>;
 
   private constructor(first: X509Context, parts: SourceParts) {
     this.#pick = parts.pick;
-    this.#clock = parts.clock;
+    this.clock = parts.clock;
     this.#stop = parts.stop;
     this.#context = createWatch(first);
     this.#identity = createWatch(identityOf(first, parts.pick));
@@ -104,6 +103,11 @@ export class X509Source implements AsyncDisposable {
     return this.#identity.value.svid ?? firstOf(this.#context.value.svids);
   }
 
+  /** What TLS ends made of this source present and trust, now and after each update. */
+  get identity(): Watch<TlsIdentity> {
+    return this.#identity;
+  }
+
   /** All identities, bundles, and each newer update. */
   get context(): Watch<X509Context> {
     return this.#context;
@@ -121,7 +125,7 @@ export class X509Source implements AsyncDisposable {
   async connect(options: TlsConnectOptions): Promise<TLSSocket> {
     const { host, port, signal } = options;
     const check = this.#check('server', options.authorize);
-    const client = createTlsClient({ identity: this.#identity, clock: this.#clock, check, serverName: host, protocols: options.protocols ?? [] });
+    const client = createTlsClient({ identity: this.#identity, clock: this.clock, check, serverName: host, protocols: options.protocols ?? [] });
     const socket = await reach(host, port, signal);
     return client.handshake(socket);
   }
@@ -134,7 +138,7 @@ export class X509Source implements AsyncDisposable {
     const refused = options.refused ?? (() => undefined);
     const tls = createTlsServer({
       identity: this.#identity,
-      clock: this.#clock,
+      clock: this.clock,
       protocols: options.protocols ?? [],
       refused,
       accept(socket, peer) {
@@ -144,7 +148,7 @@ export class X509Source implements AsyncDisposable {
         } catch (error) {
           const address = socket.remoteAddress ?? '';
           socket.destroy();
-          refused(error instanceof SpiffeError ? error : refusedPeer(error), address);
+          refused(error as SpiffeError, address);
           return;
         }
         handle(socket, { spiffeId: peer.spiffeId });
@@ -188,7 +192,7 @@ export class X509Source implements AsyncDisposable {
   }
 
   #check(usage: 'client' | 'server', authorize: Authorize): PeerCheck {
-    const verify = checkAgainstBundles(this.#identity, this.#clock, usage);
+    const verify = checkAgainstBundles(this.#identity, this.clock, usage);
     return (chain) => {
       const peer = verify(chain);
       requireAuthorized(authorize, peer.spiffeId);
@@ -219,14 +223,6 @@ function firstOf(svids: readonly X509Svid[]): X509Svid {
   const [first] = svids;
   if (first === undefined) throw new SpiffeError('internal', 'source.empty', 'an update without an identity');
   return first;
-}
-
-function requireAuthorized(authorize: Authorize, peer: SpiffeId): void {
-  if (authorize(peer) === false) throw refusedPeer(undefined);
-}
-
-function refusedPeer(cause: unknown): SpiffeError {
-  return new SpiffeError('denied', 'source.peer.refused', 'the peer is not authorized here', { cause });
 }
 
 function reach(host: string, port: number, signal: AbortSignal | undefined): Promise<Socket> {

@@ -35,8 +35,9 @@ function life({ expiresAt }: X509Svid): string {
 
 /** Answers what alpha says, and nobody else. */
 async function serve(source: X509Source, port: number, signal: AbortSignal): Promise<void> {
-  const authorize = (peer: SpiffeId): void => {
-    if (peer !== alpha) throw new SpiffeError('denied', 'demo.not-alpha', `${peer}: only ${alpha} may call`);
+  const authorize = (peer: SpiffeId): boolean => {
+    if (peer === alpha) return true;
+    throw new SpiffeError('denied', 'demo.not-alpha', `${peer}: only ${alpha} may call`);
   };
   const refused = (error: SpiffeError): void => say('refused', error.message);
   const open = new Set<TLSSocket>();

@@ -161,13 +161,15 @@ describe('mutual TLS', () => {
     const [client, server] = await Promise.all([open(alphaAgent), open(betaAgent)]);
     const { port, peers, refused } = await serve(server, (peer) => peer === alpha);
     const asked: SpiffeId[] = [];
-    const socket = await connect(client, port, (peer) => void asked.push(peer));
+    const socket = await connect(client, port, (peer) => asked.push(peer) > 0);
     expect(await ask(socket)).toBe('echo hi');
     expect([asked, peers, refused]).toEqual([[beta], [alpha], []]);
   });
 
   it.each<readonly [string, Authorize]>([
     ['returns false', () => false],
+    ['forgets to return', (() => undefined) as unknown as Authorize],
+    ['is asynchronous', (() => Promise.resolve(true)) as unknown as Authorize],
     ['throws', () => { throw new Error('not you'); }],
   ])('client: leaves a server that its authorize refuses (%s)', async (_how, authorize) => {
     const [client, server] = await Promise.all([open(alphaAgent), open(betaAgent)]);
