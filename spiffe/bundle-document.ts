@@ -31,6 +31,7 @@ export function formatBundleDocument(bundle: Bundle): string {
       x5c: [encodeBase64(certificate)],
     })),
     ...bundle.jwtAuthorities.map((authority) => ({ ...formatJwtAuthority(authority), use: 'jwt-svid' })),
+    ...bundle.witAuthorities.map((authority) => ({ ...formatJwtAuthority(authority), use: 'wit-svid' })),
   ];
   // Written by hand, because JSON.stringify cannot write integers beyond 2^53 [Trust Domain and Bundle 4.1.1].
   const sequence = bundle.sequence === 0n ? '' : `,"spiffe_sequence":${bundle.sequence.toString()}`;
@@ -40,7 +41,7 @@ export function formatBundleDocument(bundle: Bundle): string {
 
 /**
  * Reads the document of the trust domain it is known to come from. Elements of an unknown type or use are skipped, and
- * so are keys that no JWT-SVID can be signed with; anything else that is wrong refuses the whole document, so that the
+ * so are keys that no token can be signed with; anything else that is wrong refuses the whole document, so that the
  * last good bundle stays [Trust Domain and Bundle 4]. No keys at all is a bundle, and means that nothing is trusted.
  * @throws invalid `bundle-document.form|keys|key-count|sequence|refresh-hint|certificate|key-mismatch|key-id`, and the
  *   reasons of `parseJson`, `parseSignatureJwk` and `composeBundle`
@@ -49,16 +50,20 @@ export function parseBundleDocument(input: Uint8Array | string, trustDomain: Tru
   const { document, keys } = readKeySet(input);
   const x509Authorities: X509Authority[] = [];
   const jwtAuthorities: JwtAuthority[] = [];
+  const witAuthorities: JwtAuthority[] = [];
   for (const jwk of keys) {
     if (!isKnownKeyType(jwk)) continue;
+    // One element is for one type of SVID [Trust Domain and Bundle 4.2].
     if (jwk['use'] === 'x509-svid') x509Authorities.push(...readX509Element(jwk));
     else if (jwk['use'] === 'jwt-svid') jwtAuthorities.push(...readJwtElement(jwk));
+    else if (jwk['use'] === 'wit-svid') witAuthorities.push(...readJwtElement(jwk));
   }
-  checkRepeats(jwtAuthorities);
+  checkRepeats([...jwtAuthorities, ...witAuthorities]);
   return composeBundle({
     trustDomain,
     x509Authorities,
     jwtAuthorities,
+    witAuthorities,
     refreshHintSeconds: readRefreshHint(document['spiffe_refresh_hint']),
     sequence: readSequence(document['spiffe_sequence']),
   });
@@ -66,19 +71,37 @@ export function parseBundleDocument(input: Uint8Array | string, trustDomain: Tru
 
 /** The JWT authorities as the Workload API hands them on: `kty`, `kid` and the key, nothing else. */
 export function formatJwks(bundle: Pick<Bundle, 'jwtAuthorities'>): string {
-  return JSON.stringify({ keys: bundle.jwtAuthorities.map(formatJwtAuthority) });
+  return formatKeys(bundle.jwtAuthorities);
+}
+
+/** The WIT authorities as the Workload API hands them on, in the same form [Workload API 7.1]. */
+export function formatWitJwks(bundle: Pick<Bundle, 'witAuthorities'>): string {
+  return formatKeys(bundle.witAuthorities);
+}
+
+function formatKeys(authorities: readonly JwtAuthority[]): string {
+  return JSON.stringify({ keys: authorities.map(formatJwtAuthority) });
 }
 
 /**
  * The JWT authorities out of a key set of the Workload API, where `use` may be absent; elements of another use, of an
- * unknown type, or that no JWT-SVID can be signed with, are skipped.
+ * unknown type or of a key that no JWT-SVID can be signed with are skipped.
  * @throws invalid as `parseBundleDocument`
  */
 export function parseJwks(input: Uint8Array | string): readonly JwtAuthority[] {
+  return parseKeys(input, 'jwt-svid');
+}
+
+/** The WIT authorities out of a key set of the Workload API, as `parseJwks`. @throws invalid as `parseBundleDocument` */
+export function parseWitJwks(input: Uint8Array | string): readonly JwtAuthority[] {
+  return parseKeys(input, 'wit-svid');
+}
+
+function parseKeys(input: Uint8Array | string, wanted: 'jwt-svid' | 'wit-svid'): readonly JwtAuthority[] {
   const authorities: JwtAuthority[] = [];
   for (const jwk of readKeySet(input).keys) {
     const use = jwk['use'];
-    if (isKnownKeyType(jwk) && (use === undefined || use === 'jwt-svid')) authorities.push(...readJwtElement(jwk));
+    if (isKnownKeyType(jwk) && (use === undefined || use === wanted)) authorities.push(...readJwtElement(jwk));
   }
   checkRepeats(authorities);
   return Object.freeze(authorities);
@@ -126,7 +149,7 @@ function readJwtElement(jwk: JsonObject): readonly JwtAuthority[] {
   if (key === undefined) return [];
   const keyId = jwk['kid'];
   if (typeof keyId !== 'string' || keyId === '') {
-    throw new SpiffeError('invalid', 'bundle-document.key-id', 'bundle has a JWT authority without key ID');
+    throw new SpiffeError('invalid', 'bundle-document.key-id', 'bundle has a JWT or WIT authority without key ID');
   }
   const publicKey = key.export({ format: 'der', type: 'spki' });
   try {
@@ -141,7 +164,7 @@ function readJwtElement(jwk: JsonObject): readonly JwtAuthority[] {
 /** Two keys of one name, even equal ones, are a publisher's mistake or somebody's trick. */
 function checkRepeats(authorities: readonly JwtAuthority[]): void {
   if (new Set(authorities.map(({ keyId }) => keyId)).size !== authorities.length) {
-    throw new SpiffeError('invalid', 'bundle-document.key-id', 'bundle has two JWT authorities of one key ID');
+    throw new SpiffeError('invalid', 'bundle-document.key-id', 'bundle has two authorities of one key ID');
   }
 }
 

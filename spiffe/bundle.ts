@@ -26,16 +26,26 @@ export interface JwtAuthority {
   readonly tainted: boolean;
 }
 
-/** Frozen. Equal certificates and equal key ids do not repeat. */
+/** Frozen. Equal certificates do not repeat, nor do equal key ids, of whichever kind of token [WIT-SVID 6.1]. */
 export interface Bundle {
   readonly trustDomain: TrustDomain;
   readonly x509Authorities: readonly X509Authority[];
   readonly jwtAuthorities: readonly JwtAuthority[];
+  /** Keys that sign WIT-SVIDs, and nothing else: told apart from those for JWT-SVIDs by the member they are in. */
+  readonly witAuthorities: readonly JwtAuthority[];
   /** 0 means none. */
   readonly refreshHintSeconds: number;
   /** One more with every change; 64 bits [Trust Domain and Bundle 4.1.1]. */
   readonly sequence: bigint;
 }
+
+type AuthorityField = 'x509Authorities' | 'jwtAuthorities' | 'witAuthorities';
+
+/** Authorities to bring together; without the member there are none for WIT-SVIDs. */
+export type Authorities = Pick<Bundle, 'x509Authorities' | 'jwtAuthorities'> & Partial<Pick<Bundle, 'witAuthorities'>>;
+
+/** A bundle as it is written down where most trust domains have no WIT authorities. */
+export type BundleFields = Authorities & Omit<Bundle, AuthorityField>;
 
 /** A step of a bundle; when nothing changed, `bundle` is the one that was given. */
 export interface BundleStep {
@@ -44,19 +54,18 @@ export interface BundleStep {
 }
 
 const maxKeyIdBytes = 1024;
+const noAuthorities: Pick<Bundle, AuthorityField> = { x509Authorities: [], jwtAuthorities: [], witAuthorities: [] };
 
 export function emptyBundle(trustDomain: TrustDomain): Bundle {
-  return freezeBundle({ trustDomain, x509Authorities: [], jwtAuthorities: [], refreshHintSeconds: 0, sequence: 0n });
+  return freezeBundle({ ...noAuthorities, trustDomain, refreshHintSeconds: 0, sequence: 0n });
 }
 
 /**
  * A frozen bundle without repeats.
  * @throws invalid `bundle.jwt-authority.key-id-taken`
  */
-export function composeBundle(fields: Bundle): Bundle {
-  const { x509Authorities, jwtAuthorities } = fields;
-  const bare = freezeBundle({ ...fields, x509Authorities: [], jwtAuthorities: [] });
-  const { bundle } = appendAuthorities(bare, { x509Authorities, jwtAuthorities });
+export function composeBundle(fields: BundleFields): Bundle {
+  const { bundle } = appendAuthorities(freezeBundle({ ...fields, ...noAuthorities }), fields);
   return freezeBundle({ ...bundle, sequence: fields.sequence });
 }
 
@@ -85,26 +94,33 @@ export function readJwtAuthority(fields: JwtAuthority): JwtAuthority {
 /**
  * Adds the authorities the bundle lacks, after those it has. A certificate is there when the bytes are, a key when its
  * id and bytes are; marks and expiry of what is there stay.
- * @throws invalid `bundle.jwt-authority.key-id-taken` for the id of another key
+ * @throws invalid `bundle.jwt-authority.key-id-taken` for the id of another key, or of a key for the other kind of token
  */
-export function appendAuthorities(
-  bundle: Bundle,
-  added: Pick<Bundle, 'x509Authorities' | 'jwtAuthorities'>,
-): BundleStep {
+export function appendAuthorities(bundle: Bundle, added: Authorities): BundleStep {
   const x509 = new Map(bundle.x509Authorities.map((authority) => [bytesKey(authority.certificate), authority]));
   for (const authority of added.x509Authorities) {
     const key = bytesKey(authority.certificate);
     if (!x509.has(key)) x509.set(key, authority);
   }
-  const jwt = new Map(bundle.jwtAuthorities.map((authority) => [authority.keyId, authority]));
-  for (const authority of added.jwtAuthorities) {
-    const held = jwt.get(authority.keyId);
-    if (held === undefined) jwt.set(authority.keyId, authority);
-    else if (!bytesEqual(held.publicKey, authority.publicKey)) {
-      throw new SpiffeError('invalid', 'bundle.jwt-authority.key-id-taken', 'key ID belongs to another JWT authority');
-    }
+  const jwtAuthorities = withKeys(bundle.jwtAuthorities, added.jwtAuthorities);
+  const witAuthorities = withKeys(bundle.witAuthorities, added.witAuthorities ?? []);
+  const jwtKeyIds = new Set(jwtAuthorities.map(({ keyId }) => keyId));
+  if (witAuthorities.some(({ keyId }) => jwtKeyIds.has(keyId))) throw keyIdTaken();
+  return stepTo(bundle, { x509Authorities: [...x509.values()], jwtAuthorities, witAuthorities });
+}
+
+function withKeys(held: readonly JwtAuthority[], added: readonly JwtAuthority[]): readonly JwtAuthority[] {
+  const keys = new Map(held.map((authority) => [authority.keyId, authority]));
+  for (const authority of added) {
+    const known = keys.get(authority.keyId);
+    if (known === undefined) keys.set(authority.keyId, authority);
+    else if (!bytesEqual(known.publicKey, authority.publicKey)) throw keyIdTaken();
   }
-  return stepTo(bundle, [...x509.values()], [...jwt.values()]);
+  return [...keys.values()];
+}
+
+function keyIdTaken(): SpiffeError {
+  return new SpiffeError('invalid', 'bundle.jwt-authority.key-id-taken', 'key ID belongs to another authority');
 }
 
 /**
@@ -118,43 +134,48 @@ export function mergeBundle(bundle: Bundle, other: Bundle): BundleStep {
   return appendAuthorities(bundle, other);
 }
 
-/** Drops the authorities that expired before the instant; a JWT authority without expiry stays. */
+/** Drops the authorities that expired before the instant; a key without expiry stays. */
 export function pruneBundle(bundle: Bundle, before: number): BundleStep {
-  return stepTo(
-    bundle,
-    bundle.x509Authorities.filter((authority) => x509AuthorityExpiresAt(authority) >= before),
-    bundle.jwtAuthorities.filter((authority) => authority.expiresAt === undefined || authority.expiresAt >= before),
-  );
+  const lasts = ({ expiresAt }: JwtAuthority): boolean => expiresAt === undefined || expiresAt >= before;
+  return stepTo(bundle, {
+    x509Authorities: bundle.x509Authorities.filter((authority) => x509AuthorityExpiresAt(authority) >= before),
+    jwtAuthorities: bundle.jwtAuthorities.filter(lasts),
+    witAuthorities: bundle.witAuthorities.filter(lasts),
+  });
 }
 
 /** Marks the authority with this certificate. @throws missing `bundle.x509-authority.missing` */
 export function taintX509Authority(bundle: Bundle, certificate: Uint8Array): BundleStep {
-  const found = findX509Authority(bundle, certificate);
-  if (found.tainted) return { bundle, changed: false };
-  const tainted = Object.freeze({ ...found, tainted: true });
-  const marked = bundle.x509Authorities.map((authority) => (authority === found ? tainted : authority));
-  return stepTo(bundle, marked, bundle.jwtAuthorities);
+  return stepTo(bundle, { x509Authorities: marked(bundle.x509Authorities, findX509Authority(bundle, certificate)) });
 }
 
-/** Marks the authority with this key id. @throws missing `bundle.jwt-authority.missing` */
+/** Marks the authority with this key id, for either kind of token. @throws missing `bundle.jwt-authority.missing` */
 export function taintJwtAuthority(bundle: Bundle, keyId: string): BundleStep {
   const found = findJwtAuthority(bundle, keyId);
-  if (found.tainted) return { bundle, changed: false };
-  const tainted = Object.freeze({ ...found, tainted: true });
-  const marked = bundle.jwtAuthorities.map((authority) => (authority === found ? tainted : authority));
-  return stepTo(bundle, bundle.x509Authorities, marked);
+  return stepTo(bundle, {
+    jwtAuthorities: marked(bundle.jwtAuthorities, found),
+    witAuthorities: marked(bundle.witAuthorities, found),
+  });
+}
+
+function marked<T extends { readonly tainted: boolean }>(authorities: readonly T[], found: T): readonly T[] {
+  return authorities.map((authority) => (authority === found ? Object.freeze({ ...found, tainted: true }) : authority));
 }
 
 /** Takes the authority out: what it signed counts no more. @throws missing `bundle.x509-authority.missing` */
 export function removeX509Authority(bundle: Bundle, certificate: Uint8Array): BundleStep {
   const found = findX509Authority(bundle, certificate);
-  return stepTo(bundle, bundle.x509Authorities.filter((authority) => authority !== found), bundle.jwtAuthorities);
+  return stepTo(bundle, { x509Authorities: bundle.x509Authorities.filter((authority) => authority !== found) });
 }
 
-/** Takes the authority out: what it signed counts no more. @throws missing `bundle.jwt-authority.missing` */
+/** Takes the authority out, for either kind of token: what it signed counts no more. @throws missing `bundle.jwt-authority.missing` */
 export function removeJwtAuthority(bundle: Bundle, keyId: string): BundleStep {
   const found = findJwtAuthority(bundle, keyId);
-  return stepTo(bundle, bundle.x509Authorities, bundle.jwtAuthorities.filter((authority) => authority !== found));
+  const isOther = (authority: JwtAuthority): boolean => authority !== found;
+  return stepTo(bundle, {
+    jwtAuthorities: bundle.jwtAuthorities.filter(isOther),
+    witAuthorities: bundle.witAuthorities.filter(isOther),
+  });
 }
 
 /** Equal in everything, the order of authorities and the sequence included. */
@@ -168,7 +189,8 @@ export function bundleContentEquals(a: Bundle, b: Bundle): boolean {
     a.trustDomain === b.trustDomain &&
     a.refreshHintSeconds === b.refreshHintSeconds &&
     sameList(a.x509Authorities, b.x509Authorities, x509AuthorityEquals) &&
-    sameList(a.jwtAuthorities, b.jwtAuthorities, jwtAuthorityEquals)
+    sameList(a.jwtAuthorities, b.jwtAuthorities, jwtAuthorityEquals) &&
+    sameList(a.witAuthorities, b.witAuthorities, jwtAuthorityEquals)
   );
 }
 
@@ -208,8 +230,8 @@ function malformed(cause?: unknown): SpiffeError {
   return new SpiffeError('invalid', 'bundle.x509-authority.malformed', 'X.509 authority is not one DER certificate', { cause });
 }
 
-function stepTo(bundle: Bundle, x509Authorities: readonly X509Authority[], jwtAuthorities: readonly JwtAuthority[]): BundleStep {
-  const next = freezeBundle({ ...bundle, x509Authorities, jwtAuthorities, sequence: bundle.sequence + 1n });
+function stepTo(bundle: Bundle, change: Partial<Pick<Bundle, AuthorityField>>): BundleStep {
+  const next = freezeBundle({ ...bundle, ...change, sequence: bundle.sequence + 1n });
   return bundleContentEquals(bundle, next) ? { bundle, changed: false } : { bundle: next, changed: true };
 }
 
@@ -218,6 +240,7 @@ function freezeBundle(bundle: Bundle): Bundle {
     ...bundle,
     x509Authorities: Object.freeze([...bundle.x509Authorities]),
     jwtAuthorities: Object.freeze([...bundle.jwtAuthorities]),
+    witAuthorities: Object.freeze([...bundle.witAuthorities]),
   });
 }
 
@@ -228,8 +251,8 @@ function findX509Authority(bundle: Bundle, certificate: Uint8Array): X509Authori
 }
 
 function findJwtAuthority(bundle: Bundle, keyId: string): JwtAuthority {
-  const found = bundle.jwtAuthorities.find((authority) => authority.keyId === keyId);
-  if (found === undefined) throw new SpiffeError('missing', 'bundle.jwt-authority.missing', 'no such JWT authority');
+  const found = [...bundle.jwtAuthorities, ...bundle.witAuthorities].find((authority) => authority.keyId === keyId);
+  if (found === undefined) throw new SpiffeError('missing', 'bundle.jwt-authority.missing', 'no such JWT or WIT authority');
   return found;
 }
 

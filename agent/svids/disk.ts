@@ -4,7 +4,7 @@
  */
 import { createPrivateKey } from 'node:crypto';
 import path from 'node:path';
-import type { Bundle } from '../../spiffe/bundle.ts';
+import type { Bundle, JwtAuthority } from '../../spiffe/bundle.ts';
 import type { RegistrationEntry } from '../../spiffe/entry.ts';
 import { isSpiffeError, SpiffeError } from '../../spiffe/errors.ts';
 import { checkPrivateDirectory, readPrivateFile, readTrustedFile, removeFile, writePrivateFile } from '../../runtime/files.ts';
@@ -81,16 +81,15 @@ interface StoredJwt {
   readonly renewAt: number;
 }
 
-type StoredBundle = Omit<Bundle, 'sequence' | 'x509Authorities' | 'jwtAuthorities'> & {
+type StoredBundle = Omit<Bundle, 'sequence' | 'x509Authorities' | 'jwtAuthorities' | 'witAuthorities'> & {
   readonly sequence: string;
   readonly x509Authorities: readonly { readonly certificate: string; readonly tainted: boolean }[];
-  readonly jwtAuthorities: readonly {
-    readonly keyId: string;
-    readonly publicKey: string;
-    readonly expiresAt: number | undefined;
-    readonly tainted: boolean;
-  }[];
+  readonly jwtAuthorities: readonly StoredKey[];
+  /** Absent in what an earlier agent wrote. */
+  readonly witAuthorities?: readonly StoredKey[];
 };
+
+type StoredKey = Omit<JwtAuthority, 'publicKey'> & { readonly publicKey: string };
 
 export function createDiskCache(options: DiskCacheOptions): DiskCache {
   const { directory, clock, onProblem } = options;
@@ -248,7 +247,8 @@ function storedBundle(bundle: Bundle): StoredBundle {
     ...bundle,
     sequence: bundle.sequence.toString(),
     x509Authorities: bundle.x509Authorities.map(({ certificate, tainted }) => ({ certificate: base64(certificate), tainted })),
-    jwtAuthorities: bundle.jwtAuthorities.map((authority) => ({ ...authority, publicKey: base64(authority.publicKey) })),
+    jwtAuthorities: bundle.jwtAuthorities.map(storedKey),
+    witAuthorities: bundle.witAuthorities.map(storedKey),
   };
 }
 
@@ -257,10 +257,17 @@ function bundleFromStored(stored: StoredBundle): Bundle {
     ...stored,
     sequence: BigInt(stored.sequence),
     x509Authorities: stored.x509Authorities.map(({ certificate, tainted }) => Object.freeze({ certificate: bytes(certificate), tainted })),
-    jwtAuthorities: stored.jwtAuthorities.map((authority) =>
-      Object.freeze({ ...authority, publicKey: bytes(authority.publicKey), expiresAt: authority.expiresAt }),
-    ),
+    jwtAuthorities: stored.jwtAuthorities.map(keyFromStored),
+    witAuthorities: (stored.witAuthorities ?? []).map(keyFromStored),
   });
+}
+
+function storedKey(authority: JwtAuthority): StoredKey {
+  return { ...authority, publicKey: base64(authority.publicKey) };
+}
+
+function keyFromStored(stored: StoredKey): JwtAuthority {
+  return Object.freeze({ ...stored, publicKey: bytes(stored.publicKey), expiresAt: stored.expiresAt });
 }
 
 function base64(some: Uint8Array): string {

@@ -1,6 +1,6 @@
 /**
  * Bundles and their authorities between messages and domain values, whole or under a mask. Merging, taint and pruning are
- * `spiffe/bundle.ts`; WIT authorities are not spoken here and are dropped on the way in.
+ * `spiffe/bundle.ts`.
  */
 import {
   composeBundle,
@@ -34,6 +34,7 @@ export function bundleToMessage(bundle: Bundle, mask?: BundleMaskMessage): Bundl
   const message: BundleMessage = { trust_domain: bundle.trustDomain };
   if (mask?.x509_authorities ?? true) message.x509_authorities = bundle.x509Authorities.map(x509AuthorityToMessage);
   if (mask?.jwt_authorities ?? true) message.jwt_authorities = bundle.jwtAuthorities.map(jwtAuthorityToMessage);
+  if (mask?.wit_authorities ?? true) message.wit_authorities = bundle.witAuthorities.map(jwtAuthorityToMessage);
   if (mask?.refresh_hint ?? true) message.refresh_hint = bundle.refreshHintSeconds;
   if (mask?.sequence_number ?? true) message.sequence_number = bundle.sequence.toString();
   return message;
@@ -51,6 +52,7 @@ export function bundleFromMessage(message: Bundle__Output | null | undefined): B
     trustDomain: trustDomainOfBundle(message.trust_domain),
     x509Authorities: message.x509_authorities.map(x509AuthorityFromMessage),
     jwtAuthorities: message.jwt_authorities.map(jwtAuthorityFromMessage),
+    witAuthorities: message.wit_authorities.map(jwtAuthorityFromMessage),
     refreshHintSeconds: integerFromText(message.refresh_hint, 'refresh_hint'),
     sequence: BigInt(message.sequence_number),
   });
@@ -64,17 +66,19 @@ export function bundlePartsFromMessage(
   message: Bundle__Output,
   mask: BundleMaskMessage,
 ): Pick<Bundle, 'trustDomain'> & Partial<Bundle> {
-  const { x509_authorities, jwt_authorities, refresh_hint, sequence_number } = mask ?? all;
+  const { x509_authorities, jwt_authorities, wit_authorities, refresh_hint, sequence_number } = mask ?? all;
   const { trustDomain, ...parts } = bundleFromMessage({
     ...message,
     x509_authorities: x509_authorities ? message.x509_authorities : [],
     jwt_authorities: jwt_authorities ? message.jwt_authorities : [],
+    wit_authorities: wit_authorities ? message.wit_authorities : [],
     refresh_hint: refresh_hint ? message.refresh_hint : '0',
   });
   return Object.freeze({
     trustDomain,
     ...(x509_authorities && { x509Authorities: parts.x509Authorities }),
     ...(jwt_authorities && { jwtAuthorities: parts.jwtAuthorities }),
+    ...(wit_authorities && { witAuthorities: parts.witAuthorities }),
     ...(refresh_hint && { refreshHintSeconds: parts.refreshHintSeconds }),
     ...(sequence_number && { sequence: parts.sequence }),
   });
@@ -89,6 +93,7 @@ export function x509AuthorityFromMessage(message: X509Certificate__Output): X509
   return readX509Authority(own(message.asn1), message.tainted);
 }
 
+/** Also of a WIT authority: the two messages have the same fields. */
 export function jwtAuthorityToMessage(authority: JwtAuthority): JWTKey {
   return {
     public_key: authority.publicKey,

@@ -182,5 +182,6 @@ function untainted(bundle: Bundle): Bundle {
     ...bundle,
     x509Authorities: bundle.x509Authorities.map((authority) => ({ ...authority, tainted: false })),
     jwtAuthorities: bundle.jwtAuthorities.map((authority) => ({ ...authority, tainted: false })),
+    witAuthorities: bundle.witAuthorities.map((authority) => ({ ...authority, tainted: false })),
   };
 }

@@ -128,7 +128,7 @@ function weightOf(item: RegistrationEntry | Bundle): number {
   }
   let weight = 64 + item.trustDomain.length;
   for (const { certificate } of item.x509Authorities) weight += 12 + certificate.length;
-  for (const { keyId, publicKey } of item.jwtAuthorities) weight += 24 + keyId.length * 3 + publicKey.length;
+  for (const { keyId, publicKey } of [...item.jwtAuthorities, ...item.witAuthorities]) weight += 24 + keyId.length * 3 + publicKey.length;
   return weight;
 }
 

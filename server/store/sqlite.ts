@@ -208,6 +208,7 @@ function freezeBundle(bundle: Bundle): Bundle {
     ...bundle,
     x509Authorities: bundle.x509Authorities.map((authority) => Object.freeze({ ...authority })),
     jwtAuthorities: bundle.jwtAuthorities.map((authority) => Object.freeze({ ...authority })),
+    witAuthorities: bundle.witAuthorities.map((authority) => Object.freeze({ ...authority })),
   });
 }
 

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 
 import type { Bundle } from '../../spiffe/bundle.ts';
 import { bundleEquals, composeBundle, emptyBundle, readJwtAuthority, readX509Authority } from '../../spiffe/bundle.ts';
-import { formatBundleDocument, formatJwks, parseBundleDocument, parseJwks } from '../../spiffe/bundle-document.ts';
+import { formatBundleDocument, formatJwks, formatWitJwks, parseBundleDocument, parseJwks, parseWitJwks } from '../../spiffe/bundle-document.ts';
 import type { TrustDomain } from '../../spiffe/id.ts';
 import type { AuthorityName } from '../vectors/generate-authorities.ts';
 import { certificateOf, publicKeyOf, readAuthorities } from '../vectors/generate-authorities.ts';
@@ -32,6 +32,7 @@ const full: Bundle = composeBundle({
   trustDomain: td,
   x509Authorities: [x509('p256'), x509('rsa2048'), x509('ed25519')],
   jwtAuthorities: [jwt('p256'), jwt('p521'), jwt('rsa2048', 'a "quoted" kid')],
+  witAuthorities: [jwt('p384', 'wit-1')],
   refreshHintSeconds: 300,
   sequence: 18_446_744_073_709_551_615n,
 });
@@ -39,8 +40,8 @@ const full: Bundle = composeBundle({
 function describeBundle(document: string): string {
   const bundle = parseBundleDocument(Buffer.from(document), td);
   expect(bundle.trustDomain).toBe(td);
-  const { x509Authorities, jwtAuthorities, sequence, refreshHintSeconds } = bundle;
-  return `x509=${x509Authorities.length} jwt=${jwtAuthorities.length} sequence=${sequence} hint=${refreshHintSeconds}`;
+  const { x509Authorities, jwtAuthorities, witAuthorities, sequence, refreshHintSeconds } = bundle;
+  return `x509=${x509Authorities.length} jwt=${jwtAuthorities.length} wit=${witAuthorities.length} sequence=${sequence} hint=${refreshHintSeconds}`;
 }
 
 describe('vectors of bundle documents', () => {
@@ -63,7 +64,7 @@ describe('formatBundleDocument', () => {
     expect(bundleEquals(parseBundleDocument(formatBundleDocument(full), td), full)).toBe(true);
   });
 
-  it('X509-29 to X509-33, JWT-20: has the members of the standard and no other', () => {
+  it('X509-29 to X509-33, JWT-20, WIT-31: has the members of the standard and no other', () => {
     const { keys } = JSON.parse(formatBundleDocument(full)) as { keys: Record<string, unknown>[] };
     expect(keys.map((key) => Object.keys(key).toSorted().join(' '))).toEqual([
       'crv kty use x x5c y',
@@ -72,8 +73,9 @@ describe('formatBundleDocument', () => {
       'crv kid kty use x y',
       'crv kid kty use x y',
       'e kid kty n use',
+      'crv kid kty use x y',
     ]);
-    expect(keys.map((key) => key['use'])).toEqual(['x509-svid', 'x509-svid', 'x509-svid', 'jwt-svid', 'jwt-svid', 'jwt-svid']);
+    expect(keys.map((key) => key['use'])).toEqual(['x509-svid', 'x509-svid', 'x509-svid', 'jwt-svid', 'jwt-svid', 'jwt-svid', 'wit-svid']);
     expect(keys[0]?.['x5c']).toEqual([authorities.p256.certificate]);
   });
 
@@ -99,6 +101,14 @@ describe('key sets of the Workload API', () => {
     expect(keys.map((key) => Object.keys(key).join(' '))).toEqual(['kty kid crv x y', 'kty kid crv x y', 'kty kid n e']);
     expect(parseJwks(formatJwks(full))).toEqual(full.jwtAuthorities);
     expect(formatJwks(emptyBundle(td))).toBe('{"keys":[]}');
+  });
+
+  it('WLAPI-31: have WIT keys alone where they are asked for', () => {
+    expect(JSON.parse(formatWitJwks(full))).toMatchObject({ keys: [{ kty: 'EC', kid: 'wit-1', crv: 'P-384' }] });
+    expect(parseWitJwks(formatWitJwks(full))).toEqual(full.witAuthorities);
+    const [key] = (JSON.parse(formatWitJwks(full)) as { keys: object[] }).keys;
+    const read = (use: string): number => parseWitJwks(JSON.stringify({ keys: [{ ...key, use }] })).length;
+    expect([read('wit-svid'), read('jwt-svid'), read('sig')]).toEqual([1, 0, 0]);
   });
 
   it('T-20: are read without use, and with ours, but not with another', () => {

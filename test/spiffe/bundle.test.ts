@@ -108,6 +108,29 @@ describe('steps', () => {
     expect(refusal(() => bundle([], [jwt('a'), jwt('a', 'p384')]))).toBe('invalid bundle.jwt-authority.key-id-taken');
   });
 
+  it('WIT-32: has one space of key IDs for both kinds of token', () => {
+    const step = appendAuthorities(bundle([], [jwt('a')]), { x509Authorities: [], jwtAuthorities: [], witAuthorities: [jwt('w', 'p384')] });
+    expect([step.changed, step.bundle.witAuthorities.map(({ keyId }) => keyId)]).toEqual([true, ['w']]);
+    const adds = (change: Partial<Bundle>) => () => appendAuthorities(step.bundle, { x509Authorities: [], jwtAuthorities: [], ...change });
+    const taken = 'invalid bundle.jwt-authority.key-id-taken';
+    expect(refusal(adds({ witAuthorities: [jwt('a')] }))).toBe(taken);
+    expect(refusal(adds({ witAuthorities: [jwt('a', 'p384')] }))).toBe(taken);
+    expect(refusal(adds({ jwtAuthorities: [jwt('w', 'p384')] }))).toBe(taken);
+    expect(refusal(adds({ witAuthorities: [jwt('w')] }))).toBe(taken);
+    expect(adds({ witAuthorities: [jwt('w', 'p384')] })().changed).toBe(false);
+    expect(refusal(() => composeBundle({ ...bundle([], [jwt('a')]), witAuthorities: [jwt('a')] }))).toBe(taken);
+  });
+
+  it('marks, prunes and takes out WIT authorities as JWT authorities', () => {
+    const before = composeBundle({ ...bundle([], [jwt('a')]), witAuthorities: [jwt('w', 'p384', { expiresAt: 5 }), jwt('v')] });
+    expect(taintJwtAuthority(before, 'w').bundle.witAuthorities.map((a) => a.tainted)).toEqual([true, false]);
+    expect(taintJwtAuthority(taintJwtAuthority(before, 'w').bundle, 'w').changed).toBe(false);
+    expect(removeJwtAuthority(before, 'v').bundle.witAuthorities.map((a) => a.keyId)).toEqual(['w']);
+    expect([pruneBundle(before, 5).changed, pruneBundle(before, 6).bundle.witAuthorities.map((a) => a.keyId)]).toEqual([false, ['v']]);
+    expect(mergeBundle(bundle([], [jwt('a')]), before).bundle.witAuthorities).toEqual(before.witAuthorities);
+    expect(bundleContentEquals(before, composeBundle({ ...before, witAuthorities: [] }))).toBe(false);
+  });
+
   it('FED-07: merges bundles of one trust domain only', () => {
     const other = composeBundle({ ...bundle([x509('p256-foreign')]), trustDomain: 'other.org' as TrustDomain });
     expect(refusal(() => mergeBundle(bundle([]), other))).toBe('invalid bundle.trust-domain.mixed');
@@ -187,6 +210,7 @@ describe('equality', () => {
       trustDomain: td,
       x509Authorities: [],
       jwtAuthorities: [],
+      witAuthorities: [],
       refreshHintSeconds: 0,
       sequence: 0n,
     });

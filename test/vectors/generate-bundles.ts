@@ -1,6 +1,6 @@
 /**
  * Writes `bundles.json`: bundle documents with what a reader must make of each: the reason of the refusal, or the number
- * of X.509 and JWT authorities, sequence and refresh hint. Same input, same file.
+ * of X.509, JWT and WIT authorities, sequence and refresh hint. Same input, same file.
  */
 import { createPublicKey } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
@@ -12,7 +12,7 @@ import { formatCases } from './generate-ids.ts';
 export interface BundleCase {
   readonly name: string;
   readonly document: string;
-  /** `x509=1 jwt=1 sequence=0 hint=0`, or kind and reason of the refusal. */
+  /** `x509=1 jwt=1 wit=0 sequence=0 hint=0`, or kind and reason of the refusal. */
   readonly verdict: string;
 }
 
@@ -31,10 +31,11 @@ const x509 = (name: AuthorityName, change: Json = {}): Json => ({
   ...change,
 });
 const jwt = (name: AuthorityName, change: Json = {}): Json => ({ ...jwkOf(name), use: 'jwt-svid', kid: name, ...change });
+const wit = (name: AuthorityName, change: Json = {}): Json => ({ ...jwkOf(name), use: 'wit-svid', kid: `wit-${name}`, ...change });
 const set = (keys: unknown, change: Json = {}): string => JSON.stringify({ keys, ...change });
 
-function seen(x509Count: number, jwtCount: number, sequence = '0', hint = 0): string {
-  return `x509=${x509Count} jwt=${jwtCount} sequence=${sequence} hint=${hint}`;
+function seen(x509Count: number, jwtCount: number, sequence = '0', hint = 0, witCount = 0): string {
+  return `x509=${x509Count} jwt=${jwtCount} wit=${witCount} sequence=${sequence} hint=${hint}`;
 }
 
 export function bundleCases(): readonly BundleCase[] {
@@ -81,7 +82,7 @@ export function bundleCases(): readonly BundleCase[] {
     ['BUNDLE-07 a key that is a list', set([[]]), 'invalid bundle-document.keys'],
     [
       'BUNDLE-08 other uses and types among good ones',
-      set([{ kty: 'AKP', use: 'jwt-svid' }, ...good, { kty: 'EC', use: 'wit-svid' }, {}]),
+      set([{ kty: 'AKP', use: 'jwt-svid' }, ...good, { kty: 'EC', use: 'later-svid' }, {}]),
       seen(1, 1),
     ],
     ['BUNDLE-10 no kty', set([x509('p256', { kty: undefined })]), seen(0, 0)],
@@ -93,7 +94,16 @@ export function bundleCases(): readonly BundleCase[] {
     ['BUNDLE-11 unknown use', set([jwt('p256', { use: 'sig' })]), seen(0, 0)],
     ['BUNDLE-11 use of upper case', set([jwt('p256', { use: 'JWT-SVID' }), x509('p256', { use: 'X509-SVID' })]), seen(0, 0)],
     ['BUNDLE-11 use a list', set([jwt('p256', { use: ['jwt-svid'] })]), seen(0, 0)],
-    ['BUNDLE-12 use wit-svid', set([jwt('p256', { use: 'wit-svid' })]), seen(0, 0)],
+    ['BUNDLE-12 WIT-33 use wit-svid', set([...good, wit('p384'), wit('rsa2048')]), seen(1, 1, '0', 0, 2)],
+    ['BUNDLE-14 WIT-33 the other kind of key for nobody', set([jwt('p256', { use: 'wit-svid' })]), seen(0, 0, '0', 0, 1)],
+    ['BUNDLE-11 use of upper case, of a WIT authority', set([wit('p256', { use: 'WIT-SVID' })]), seen(0, 0)],
+    ['WIT-31 no kid', set([wit('p256', { kid: undefined })]), 'invalid bundle-document.key-id'],
+    ['WIT-31 private key inside', set([wit('p256', { d: 'AAAA' })]), 'invalid jwk.secret'],
+    ['WIT-06 T-14 Ed25519', set([wit('ed25519')]), seen(0, 0)],
+    ['WIT-32 one kid for a JWT and a WIT authority', set([jwt('p256', { kid: 'k' }), wit('p384', { kid: 'k' })]), 'invalid bundle-document.key-id'],
+    ['WIT-32 one key under one kid for both', set([jwt('p256', { kid: 'k' }), wit('p256', { kid: 'k' })]), 'invalid bundle-document.key-id'],
+    ['WIT-32 one kid for two WIT authorities', set([wit('p256', { kid: 'k' }), wit('p384', { kid: 'k' })]), 'invalid bundle-document.key-id'],
+    ['WIT-32 kids of JWT and WIT that differ in case', set([jwt('p256', { kid: 'k' }), wit('p384', { kid: 'K' })]), seen(0, 1, '0', 0, 1)],
     ['BUNDLE-13 more members', set([jwt('p256', { alg: 'ES256', key_ops: ['verify'], exp: 1 })]), seen(0, 1)],
     ['X509-29 several', set([x509('p256'), x509('p384'), x509('rsa2048'), x509('ed25519')]), seen(4, 0)],
     ['X509-29 one twice', set([x509('p256'), x509('p256')]), seen(1, 0)],

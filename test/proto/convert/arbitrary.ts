@@ -59,20 +59,24 @@ const publicKeys = ['prime256v1', 'secp384r1'].map((namedCurve) =>
 );
 
 export function bundlesWith(certificates: readonly Uint8Array[]): fc.Arbitrary<Bundle> {
-  return fc.record({
-    trustDomain: trustDomains,
-    x509Authorities: fc.uniqueArray(fc.record({ certificate: fc.constantFrom(...certificates), tainted: fc.boolean() }), {
-      selector: ({ certificate }) => certificate,
-    }),
-    jwtAuthorities: fc.uniqueArray(
+  // Key ids of the one kind never meet those of the other.
+  const keysNamed = (initial: string): fc.Arbitrary<Bundle['jwtAuthorities']> =>
+    fc.uniqueArray(
       fc.record({
-        keyId: characters('abcXYZ09', 32),
+        keyId: characters('abcXYZ09', 32).map((rest) => initial + rest),
         publicKey: fc.constantFrom(...publicKeys),
         expiresAt: fc.option(wholeSeconds, { nil: undefined }),
         tainted: fc.boolean(),
       }),
       { selector: ({ keyId }) => keyId, maxLength: 4 },
-    ),
+    );
+  return fc.record({
+    trustDomain: trustDomains,
+    x509Authorities: fc.uniqueArray(fc.record({ certificate: fc.constantFrom(...certificates), tainted: fc.boolean() }), {
+      selector: ({ certificate }) => certificate,
+    }),
+    jwtAuthorities: keysNamed('j'),
+    witAuthorities: keysNamed('w'),
     refreshHintSeconds: fc.nat(),
     sequence: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
   });

@@ -39,6 +39,7 @@ describe('bundles in messages', () => {
   it.each([
     ['x509_authorities', 'x509Authorities'],
     ['jwt_authorities', 'jwtAuthorities'],
+    ['wit_authorities', 'witAuthorities'],
     ['refresh_hint', 'refreshHintSeconds'],
     ['sequence_number', 'sequence'],
   ] as const)('carry and replace only %s under its mask, and always the trust domain', (name, field) => {
@@ -91,6 +92,12 @@ describe('malformed bundles', () => {
       { trust_domain: 'a', jwt_authorities: [{ key_id: 'k', public_key: spki('ed25519') }] },
       'proto.bundle.public-key',
     ],
+    [
+      'a WIT authority with the key id of a JWT authority',
+      { trust_domain: 'a', jwt_authorities: [goodKey], wit_authorities: [goodKey] },
+      'bundle.jwt-authority.key-id-taken',
+    ],
+    ['a WIT authority without key id', { trust_domain: 'a', wit_authorities: [{ ...goodKey, key_id: '' }] }, 'bundle.jwt-authority.key-id'],
     ['key expiring before time', { trust_domain: 'a', jwt_authorities: [{ ...goodKey, expires_at: -1 }] }, 'proto.instant.range'],
     ['negative refresh hint', { trust_domain: 'a', refresh_hint: -1 }, 'proto.integer.range'],
   ])('%s is refused', (_, message, reason) => {
