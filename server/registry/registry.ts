@@ -72,6 +72,9 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
         bundles.apply(change);
         input?.bundleChanged(change.id);
         break;
+      case 'relationship':
+        // Concerns no agent; federation follows it.
+        break;
       case 'authority':
         authorities.apply(change);
         input?.authorityChanged(change.id);

@@ -71,8 +71,16 @@ export async function writeBundle(transaction: Transaction, bundle: Bundle, how:
   const sequence = how === 'update' && known !== undefined ? known.sequence + 1n : bundle.sequence;
   const next = composeBundle({ ...bundle, sequence });
   await putBundle(transaction, next);
+  // What is fetched later is compared with what the publisher said, not with what was changed here.
+  if (how !== 'update') await restartSequence(transaction.session, next);
   await recordEvents(transaction.session, [eventOf(scope, 'bundle.set', bundle.trustDomain, bundleDetail(next), how)]);
   return next;
+}
+
+async function restartSequence(session: Session, { trustDomain, sequence }: Bundle): Promise<void> {
+  await session.run(
+    session.db.updateTable('relationship').set({ sequence: sequence.toString() }).where('trust_domain', '=', trustDomain),
+  );
 }
 
 /** @throws missing `bundle.missing`, conflict `bundle.in-use` (restrict) */
@@ -113,12 +121,13 @@ export async function pruneBundle(
   return dropped;
 }
 
-async function findBundle(session: Session, trustDomain: TrustDomain): Promise<Bundle | undefined> {
+export async function findBundle(session: Session, trustDomain: TrustDomain): Promise<Bundle | undefined> {
   const row = await session.first(session.db.selectFrom('bundle').selectAll().where('trust_domain', '=', trustDomain));
   return row === undefined ? undefined : readBundle(row);
 }
 
-async function putBundle(transaction: Transaction, bundle: Bundle): Promise<number> {
+/** Without an event; tells the revision of the change. */
+export async function putBundle(transaction: Transaction, bundle: Bundle): Promise<number> {
   const { session } = transaction;
   const { trust_domain, ...fields } = bundleRow(bundle);
   await session.run(
@@ -138,7 +147,7 @@ function countAuthorities(bundle: Bundle): number {
   return bundle.x509Authorities.length + bundle.jwtAuthorities.length;
 }
 
-function bundleDetail(bundle: Bundle): AuditDetail {
+export function bundleDetail(bundle: Bundle): AuditDetail {
   return {
     x509Authorities: bundle.x509Authorities.length,
     jwtAuthorities: bundle.jwtAuthorities.map((authority) => authority.keyId),

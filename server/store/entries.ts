@@ -99,7 +99,9 @@ async function updateEntry(transaction: Transaction, update: EntryUpdate, writte
     if (isSpiffeError(error)) return { status: 'refused', error };
     throw error;
   }
-  const unfederated = await missingBundle(transaction, draft.federatesWith);
+  // What it federates with already stays, also when the relationship that promised the bundle has ended since.
+  const added = draft.federatesWith.filter((name) => !before.federatesWith.includes(name));
+  const unfederated = await missingBundle(transaction, added);
   if (unfederated !== undefined) return { status: 'refused', error: unfederated };
   const similar = await session.firstOf(selectByMatch, { match: matchHash(draft) });
   if (similar !== undefined && similar.row !== found.row) return { status: 'similar', entry: readEntry(similar) };
@@ -203,11 +205,15 @@ async function linkFederation(session: Session, row: number, federatesWith: read
   );
 }
 
-/** [SPIRE contract 13.2]: the text and the code it maps to are what clients know. */
+/**
+ * A bundle is there, or a relationship by which it is still to come.
+ * [SPIRE contract 13.2]: the text and the code it maps to are what clients know.
+ */
 async function missingBundle(transaction: Transaction, federatesWith: readonly TrustDomain[]): Promise<SpiffeError | undefined> {
   for (const name of federatesWith) {
     if (name === transaction.trustDomain) continue;
     if ((await transaction.session.firstOf(selectBundle, { name })) !== undefined) continue;
+    if ((await transaction.session.firstOf(selectRelationship, { name })) !== undefined) continue;
     return new SpiffeError(
       'internal',
       'entry.federated-bundle.missing',
@@ -281,6 +287,10 @@ const selectExpired = template((db, slot) =>
 
 const selectBundle = template((db, slot) =>
   db.selectFrom('bundle').select('trust_domain').where('trust_domain', '=', slot<string>('name')),
+);
+
+const selectRelationship = template((db, slot) =>
+  db.selectFrom('relationship').select('trust_domain').where('trust_domain', '=', slot<string>('name')),
 );
 
 const insertEntry = template((db, slot) =>

@@ -10,6 +10,13 @@ import { changesSince } from './changes.ts';
 import { createEntries, deleteEntries, loadEntries, pruneEntries, updateEntries } from './entries.ts';
 import { getCredential, listCredentials, pruneRecords, recordIntents, recordResults } from './ledger.ts';
 import { readFacts } from './migrate.ts';
+import {
+  createRelationship,
+  deleteRelationship,
+  loadRelationships,
+  refreshBundle,
+  updateRelationship,
+} from './relationships.ts';
 import type { Session, Transaction } from './session.ts';
 import { createJoinToken } from './tokens.ts';
 
@@ -23,6 +30,7 @@ export const readOperations = {
   loadAgents,
   loadBundles,
   loadAuthorities,
+  loadRelationships,
   changesSince,
   getCredential,
   listCredentials,
@@ -52,6 +60,10 @@ export const writeOperations = {
   writeBundle,
   deleteBundle,
   pruneBundle,
+  createRelationship,
+  updateRelationship,
+  deleteRelationship,
+  refreshBundle,
   stepAuthorities,
   recordIntents: onSession(recordIntents),
   recordResults: onSession(recordResults),

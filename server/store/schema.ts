@@ -10,7 +10,7 @@ export interface MetaTable {
 
 /** Numbers handed out inside the transaction that uses them, so that their order is the order of commits. */
 export interface CounterTable {
-  name: 'revision' | 'entry' | 'agent' | 'credential' | 'audit';
+  name: 'revision' | 'entry' | 'agent' | 'credential' | 'audit' | 'relationship';
   value: number;
 }
 
@@ -73,6 +73,20 @@ export interface BundleTable {
   refresh_hint: number;
   x509_authorities: string;
   jwt_authorities: string;
+}
+
+export interface RelationshipTable {
+  row: number;
+  trust_domain: string;
+  endpoint_url: string;
+  profile: string;
+  /** Of `https_spiffe`, else `''`. */
+  endpoint_id: string;
+  created_at: number;
+  /** When a bundle last came from the endpoint as it is now. */
+  refreshed_at: number | null;
+  /** The publisher's own number of what was fetched or set last, decimal; what an operator changed since counts on from it elsewhere. */
+  sequence: string;
 }
 
 export interface AuthorityTable {
@@ -145,6 +159,7 @@ export interface Schema {
   join_token: JoinTokenTable;
   agent: AgentTable;
   bundle: BundleTable;
+  relationship: RelationshipTable;
   authority: AuthorityTable;
   change: ChangeTable;
   credential: CredentialTable;

@@ -6,7 +6,7 @@ import type { CompiledQuery, Kysely } from 'kysely';
 
 import type { TrustDomain } from '../../spiffe/id.ts';
 import type { CommittedChange } from './store.ts';
-import type { Schema } from './schema.ts';
+import type { CounterTable, Schema } from './schema.ts';
 
 /** What Kysely's builders have in common. */
 export interface Compilable<Row = unknown> {
@@ -73,7 +73,7 @@ export interface Transaction {
 /** Takes the next `count` numbers of a counter; tells the first. */
 export async function takeNumbers(
   session: Session,
-  counter: 'revision' | 'entry' | 'agent' | 'credential' | 'audit',
+  counter: CounterTable['name'],
   count: number,
 ): Promise<number> {
   const taken = await session.firstOf(advance, { counter, count });

@@ -19,7 +19,7 @@ import type { KeptRefusal } from './agents.ts';
 import type { ReadArguments, ReadName, ReadResult, WriteArguments, WriteName, WriteResult } from './operations.ts';
 import { startWorker } from './sqlite-thread.ts';
 import type { StoreThread } from './sqlite-thread.ts';
-import type { AgentRecord, CommittedBatch, CommittedChange, CredentialResult, EntryOutcome, Position, Store } from './store.ts';
+import type { AgentRecord, CommittedBatch, CommittedChange, CredentialResult, EntryOutcome, Position, RefreshOutcome, RelationshipRecord, Store } from './store.ts';
 
 export interface SqliteStoreOptions {
   /** A file in a directory of its own, or `:memory:`. */
@@ -145,6 +145,14 @@ function createStore(writer: StoreThread, reader: StoreThread, clock: Clock): St
     deleteBundle: (trustDomain, how, scope) => write('deleteBundle', trustDomain, how, scope),
     pruneBundle: (trustDomain, expiredBefore, scope) => write('pruneBundle', trustDomain, expiredBefore, scope),
 
+    loadRelationships: async () => (await read('loadRelationships')).map(freezeRelationship),
+    createRelationship: async (relationship, bundle, scope) =>
+      freezeRelationship(await write('createRelationship', relationship, bundle, scope)),
+    updateRelationship: async (trustDomain, fields, bundle, scope) =>
+      freezeRelationship(await write('updateRelationship', trustDomain, fields, bundle, scope)),
+    deleteRelationship: (trustDomain, scope) => write('deleteRelationship', trustDomain, scope),
+    refreshBundle: async (relationship, bundle, scope) => freezeRefresh(await write('refreshBundle', relationship, bundle, scope)),
+
     stepAuthorities: (trustDomain, step, scope) => write('stepAuthorities', trustDomain, step, scope),
 
     recordIntents: (intents) => write('recordIntents', intents),
@@ -188,6 +196,8 @@ function receiveChange(change: CommittedChange): CommittedChange {
       return Object.freeze({ ...change, agent: change.agent === undefined ? undefined : freezeAgent(change.agent) });
     case 'bundle':
       return Object.freeze({ ...change, bundle: change.bundle === undefined ? undefined : freezeBundle(change.bundle) });
+    case 'relationship':
+      return Object.freeze({ ...change, relationship: change.relationship === undefined ? undefined : freezeRelationship(change.relationship) });
     case 'authority':
       return Object.freeze(change);
   }
@@ -210,6 +220,16 @@ function freezeBundle(bundle: Bundle): Bundle {
     jwtAuthorities: bundle.jwtAuthorities.map((authority) => Object.freeze({ ...authority })),
     witAuthorities: bundle.witAuthorities.map((authority) => Object.freeze({ ...authority })),
   });
+}
+
+function freezeRelationship(relationship: RelationshipRecord): RelationshipRecord {
+  return Object.freeze({ ...relationship, profile: Object.freeze({ ...relationship.profile }) });
+}
+
+function freezeRefresh(outcome: RefreshOutcome): RefreshOutcome {
+  if (outcome.status === 'ended') return outcome;
+  const { status, bundle, before } = outcome;
+  return Object.freeze({ status, bundle: freezeBundle(bundle), before: before === undefined ? undefined : freezeBundle(before) });
 }
 
 /** Refusals come as rejections; the type of the operation does not know that the thread turned them. */

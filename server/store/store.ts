@@ -74,11 +74,35 @@ export interface AuthorityRecord {
   readonly expiresAt: number;
 }
 
+/** How the server at a bundle endpoint is known: by the machine's web authorities, or by its own SPIFFE ID. */
+export type EndpointProfile = { readonly type: 'https_web' } | { readonly type: 'https_spiffe'; readonly endpointId: SpiffeId };
+
+/** Whose bundle is fetched, from where, and how that endpoint is known; none follows from another [Federation 5.1]. */
+export interface Relationship {
+  readonly trustDomain: TrustDomain;
+  readonly endpointUrl: string;
+  readonly profile: EndpointProfile;
+}
+
+export interface RelationshipRecord extends Relationship {
+  /** The order of creation. */
+  readonly row: number;
+  readonly createdAt: number;
+  /** When a bundle last came from this endpoint; `undefined` before. */
+  readonly refreshedAt: number | undefined;
+}
+
+/** What came of a fetched bundle: it is the newest now, nothing new, or of a relationship that is not so any more. */
+export type RefreshOutcome =
+  | { readonly status: 'changed' | 'unchanged'; readonly bundle: Bundle; readonly before: Bundle | undefined }
+  | { readonly status: 'ended' };
+
 /** What `kind` a change is of decides the rest; `undefined` payload means deleted. */
 export type CommittedChange =
   | { readonly revision: number; readonly noun: 'entry'; readonly id: string; readonly entry: RegistrationEntry | undefined; readonly row: number }
   | { readonly revision: number; readonly noun: 'agent'; readonly id: SpiffeId; readonly agent: AgentRecord | undefined }
   | { readonly revision: number; readonly noun: 'bundle'; readonly id: TrustDomain; readonly bundle: Bundle | undefined }
+  | { readonly revision: number; readonly noun: 'relationship'; readonly id: TrustDomain; readonly relationship: RelationshipRecord | undefined }
   | { readonly revision: number; readonly noun: 'authority'; readonly id: string; readonly authority: AuthorityRecord | undefined };
 
 export interface CommittedBatch {
@@ -251,6 +275,24 @@ export interface Store {
   deleteBundle(trustDomain: TrustDomain, how: BundleDelete, scope: Scope): Promise<void>;
   /** Drops authorities that expired before the instant from the own bundle; tells how many. */
   pruneBundle(trustDomain: TrustDomain, expiredBefore: number, scope: Scope): Promise<number>;
+
+  loadRelationships(): Promise<readonly RelationshipRecord[]>;
+  /** With a bundle, that is set too. @throws exists `relationship.exists` */
+  createRelationship(relationship: Relationship, bundle: Bundle | undefined, scope: Scope): Promise<RelationshipRecord>;
+  /** Absent fields stay. @throws missing `relationship.missing` */
+  updateRelationship(
+    trustDomain: TrustDomain,
+    fields: Partial<Pick<Relationship, 'endpointUrl' | 'profile'>>,
+    bundle: Bundle | undefined,
+    scope: Scope,
+  ): Promise<RelationshipRecord>;
+  /** The bundle stays. @throws missing `relationship.missing` */
+  deleteRelationship(trustDomain: TrustDomain, scope: Scope): Promise<void>;
+  /**
+   * Takes a bundle that was fetched by the relationship, whole, in the place of the one that is stored.
+   * @throws conflict `relationship.sequence-behind`
+   */
+  refreshBundle(relationship: Relationship, bundle: Bundle, scope: Scope): Promise<RefreshOutcome>;
 
   stepAuthorities(trustDomain: TrustDomain, step: AuthorityStep, scope: Scope): Promise<readonly AuthorityRecord[]>;
 
