@@ -1,9 +1,9 @@
 /**
- * Public keys that may sign JWT-SVIDs, and which signature algorithms fit each: the closed table of the standard
- * [JWT-SVID 2.1]. Private keys and signing are left to whoever keeps them.
+ * Keys that may sign JWT-SVIDs, and which signature algorithms fit each: the closed table of the standard
+ * [JWT-SVID 2.1], which WIT-SVIDs share. Private keys are left to whoever keeps them.
  */
 import type { KeyObject } from 'node:crypto';
-import { constants, createPublicKey, verify } from 'node:crypto';
+import { constants, createPublicKey, sign, verify } from 'node:crypto';
 
 import { SpiffeError } from './errors.ts';
 
@@ -84,6 +84,32 @@ export function jwtAlgorithmOf(key: KeyObject): JwtAlgorithm {
     throw new SpiffeError('unsupported', 'jwt-key.unsupported', 'public key is of a kind or size not allowed for JWT-SVIDs');
   }
   return found;
+}
+
+const keys = new WeakMap<{ readonly publicKey: Uint8Array }, KeyObject>();
+
+/**
+ * Of an authority: decoding a key costs as much as using it, so it is done once for each.
+ * @throws as `readJwtKey`
+ */
+export function keyOfAuthority(authority: { readonly publicKey: Uint8Array }): KeyObject {
+  const known = keys.get(authority);
+  if (known !== undefined) return known;
+  const key = readJwtKey(authority.publicKey);
+  keys.set(authority, key);
+  return key;
+}
+
+/** A signature as JOSE has it. @throws unsupported `jwt-key.unsupported` when the algorithm does not fit the key */
+export function signJwtText(algorithm: JwtAlgorithm, key: KeyObject, signed: string): Uint8Array {
+  if (!jwtAlgorithmFits(algorithm, key)) {
+    throw new SpiffeError('unsupported', 'jwt-key.unsupported', 'private key does not fit the algorithm');
+  }
+  const { hash, form } = profiles[algorithm];
+  const data = Buffer.from(signed, 'latin1');
+  if (form === 'ec') return sign(hash, data, { key, dsaEncoding: 'ieee-p1363' });
+  if (form === 'rsa') return sign(hash, data, { key, padding: constants.RSA_PKCS1_PADDING });
+  return sign(hash, data, { key, padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: constants.RSA_PSS_SALTLEN_DIGEST });
 }
 
 /** True when the signature is right; a key that does not fit, or a signature of another length, makes it wrong. */

@@ -2,17 +2,16 @@
  * The JWT-SVID: what is signed, and whether a token counts for an audience at an instant, against the bundle of the
  * trust domain it names. Signing, and knowing which token belongs to which workload, are left to others.
  */
-import type { KeyObject } from 'node:crypto';
-
 import { decodeBase64url, encodeBase64url } from './base64.ts';
-import type { Bundle, JwtAuthority } from './bundle.ts';
+import type { Bundle } from './bundle.ts';
 import { SpiffeError } from './errors.ts';
 import type { SpiffeId, TrustDomain } from './id.ts';
 import { parseSpiffeId, trustDomainOf } from './id.ts';
 import type { JsonObject, JsonValue } from './json.ts';
 import { isJsonArray, isJsonObject, parseJson } from './json.ts';
+import { instantOfClaim, isClaimSecond } from './jws.ts';
 import type { JwtAlgorithm } from './jwt-key.ts';
-import { isJwtAlgorithm, readJwtKey, verifyJwtSignature } from './jwt-key.ts';
+import { isJwtAlgorithm, keyOfAuthority, verifyJwtSignature } from './jwt-key.ts';
 
 /** A credential as its holder has it. Instants are epoch milliseconds. */
 export interface JwtSvid {
@@ -51,9 +50,9 @@ export interface JwtSvidDraft {
 
 export interface JwtSvidExpectation {
   /** The bundle of exactly this trust domain, or `undefined` when it is not trusted [Workload API 6.3]. */
-  readonly bundleFor: (trustDomain: TrustDomain) => Bundle | undefined;
-  /** What this validator goes by. */
-  readonly audience: string;
+  readonly bundleFor: (trustDomain: TrustDomain) => Pick<Bundle, 'trustDomain' | 'jwtAuthorities'> | undefined;
+  /** What this validator goes by; of several names the token needs one. */
+  readonly audience: string | readonly string[];
   /** Epoch milliseconds. */
   readonly at: number;
   /** How far clocks may differ; 60 if absent, as at SPIRE's agent. */
@@ -65,8 +64,6 @@ export const maxJwtSvidBytes = 32_768;
 
 const defaultLeewaySeconds = 60;
 const maxNestedClaims = 16;
-/** The end of the year 9999, in seconds. */
-const lastSecond = 253_402_300_799;
 const headerNames: readonly string[] = ['alg', 'kid', 'typ'];
 
 /**
@@ -78,7 +75,7 @@ export function draftJwtSvid(draft: JwtSvidDraft): string {
   if (audience.length === 0) throw new SpiffeError('invalid', 'jwt-svid.audience.missing', 'audience is missing');
   const issuedSecond = Math.floor(draft.issuedAt / 1000);
   const expirySecond = Math.floor(draft.expiresAt / 1000);
-  if (draft.keyId === '' || !isInstant(issuedSecond) || !isInstant(expirySecond) || expirySecond <= issuedSecond) {
+  if (draft.keyId === '' || !isClaimSecond(issuedSecond) || !isClaimSecond(expirySecond) || expirySecond <= issuedSecond) {
     throw new SpiffeError('invalid', 'jwt-svid.draft', 'JWT-SVID has no key ID or no lifetime');
   }
   const header = { alg: draft.algorithm, kid: draft.keyId, typ: 'JWT' };
@@ -110,14 +107,15 @@ export function assembleJwtSvid(signingInput: string, signature: Uint8Array): st
  * @throws unauthenticated `jwt-svid.untrusted|key-unknown|signature|audience|expired|not-yet`
  */
 export function validateJwtSvid(token: string, expected: JwtSvidExpectation): JwtSvidStatement {
-  if (expected.audience === '') {
+  const names = typeof expected.audience === 'string' ? [expected.audience] : expected.audience;
+  if (names.length === 0 || names.includes('')) {
     throw new SpiffeError('invalid', 'jwt-svid.audience.missing', 'audience must be specified');
   }
   const parsed = parseToken(token);
   checkSignature(parsed, expected.bundleFor);
   checkTime(parsed, expected.at, (expected.leewaySeconds ?? defaultLeewaySeconds) * 1000);
   const { spiffeId, claims, audience, expiresAt, issuedAt } = parsed;
-  if (!audience.includes(expected.audience)) {
+  if (!audience.some((name) => names.includes(name))) {
     throw new SpiffeError('unauthenticated', 'jwt-svid.audience', 'token is not meant for this audience');
   }
   return Object.freeze({ spiffeId, claims, audience, expiresAt, issuedAt });
@@ -131,6 +129,16 @@ export function validateJwtSvid(token: string, expected: JwtSvidExpectation): Jw
 export function parseJwtSvid(token: string, hint = ''): JwtSvid {
   const { spiffeId, audience, expiresAt, issuedAt } = parseToken(token);
   return Object.freeze({ spiffeId, token, expiresAt, issuedAt, audience, hint });
+}
+
+/**
+ * What a token says, for callers that verified it otherwise: nothing is verified here, neither who signed it nor whether it
+ * is over nor whom it is for.
+ * @throws invalid as `validateJwtSvid`
+ */
+export function readJwtSvidUnverified(token: string): JwtSvidStatement {
+  const { spiffeId, claims, audience, expiresAt, issuedAt } = parseToken(token);
+  return Object.freeze({ spiffeId, claims, audience, expiresAt, issuedAt });
 }
 
 interface ParsedToken extends JwtSvidStatement {
@@ -185,14 +193,14 @@ type Statement = Omit<JwtSvidStatement, 'claims'> & Pick<ParsedToken, 'notBefore
 function readClaims(claims: JsonObject): Statement {
   const { sub, aud, exp, nbf, iat } = claims as { readonly [name in 'sub' | 'aud' | 'exp' | 'nbf' | 'iat']?: JsonValue };
   if (sub === undefined || sub === '') throw new SpiffeError('invalid', 'jwt-svid.sub', 'token missing subject claim');
-  const expiresAt = readInstant(exp);
+  const expiresAt = instantOfClaim(exp);
   if (exp === undefined) throw new SpiffeError('invalid', 'jwt-svid.exp', 'token missing exp claim');
   if (expiresAt === undefined) throw new SpiffeError('invalid', 'jwt-svid.exp', 'token exp claim is not an instant');
-  const notBeforeAt = readInstant(nbf);
+  const notBeforeAt = instantOfClaim(nbf);
   if (nbf !== undefined && notBeforeAt === undefined) {
     throw new SpiffeError('invalid', 'jwt-svid.nbf', 'token nbf claim is not an instant');
   }
-  const issuedAt = readInstant(iat);
+  const issuedAt = instantOfClaim(iat);
   if (iat !== undefined && issuedAt === undefined) {
     throw new SpiffeError('invalid', 'jwt-svid.iat', 'token iat claim is not an instant');
   }
@@ -219,15 +227,6 @@ function readAudience(aud: JsonValue | undefined): readonly string[] {
   return Object.freeze(audience);
 }
 
-/** Whole seconds, as the standard's schema has them; `undefined` for anything else. */
-function readInstant(value: JsonValue | undefined): number | undefined {
-  return typeof value === 'number' && isInstant(value) ? value * 1000 : undefined;
-}
-
-function isInstant(seconds: number): boolean {
-  return Number.isInteger(seconds) && seconds >= 0 && seconds <= lastSecond;
-}
-
 function checkSignature(token: ParsedToken, bundleFor: JwtSvidExpectation['bundleFor']): void {
   const trustDomain = trustDomainOf(token.spiffeId);
   const bundle = bundleFor(trustDomain);
@@ -239,7 +238,7 @@ function checkSignature(token: ParsedToken, bundleFor: JwtSvidExpectation['bundl
   if (authority === undefined) {
     throw new SpiffeError('unauthenticated', 'jwt-svid.key-unknown', 'token is signed with an unknown key');
   }
-  if (!verifyJwtSignature(token.algorithm, keyOf(authority), token.signed, token.signature)) {
+  if (!verifyJwtSignature(token.algorithm, keyOfAuthority(authority), token.signed, token.signature)) {
     throw new SpiffeError('unauthenticated', 'jwt-svid.signature', 'token signature is wrong');
   }
 }
@@ -253,17 +252,6 @@ function checkTime(token: ParsedToken, at: number, leewayMs: number): void {
       throw new SpiffeError('unauthenticated', 'jwt-svid.not-yet', 'token is not valid yet');
     }
   }
-}
-
-const keys = new WeakMap<JwtAuthority, KeyObject>();
-
-/** Decoding a key costs as much as using it, so it is done once for each authority. */
-function keyOf(authority: JwtAuthority): KeyObject {
-  const known = keys.get(authority);
-  if (known !== undefined) return known;
-  const key = readJwtKey(authority.publicKey);
-  keys.set(authority, key);
-  return key;
 }
 
 function decodeObject(part: string): JsonObject {
