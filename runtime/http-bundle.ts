@@ -15,6 +15,8 @@ import { readBody } from './http-body.ts';
 import { dial } from './http-dial.ts';
 import type { Dial, EndpointProfile } from './http-dial.ts';
 
+export type { EndpointProfile } from './http-dial.ts';
+
 export interface BundleFetch {
   /** As configured; where it redirects to is forgotten with the answer [Federation 5.2.1.4]. */
   readonly url: string;
@@ -158,7 +160,8 @@ function translate(error: unknown): SpiffeError {
   const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : 'unknown';
   const isTooLarge = error instanceof SpiffeError ? error.reason === 'http.too-large' : code === 'HPE_HEADER_OVERFLOW';
   if (isTooLarge) {
-    return new SpiffeError('limited', 'bundle-fetch.too-large', 'the answer of the endpoint is larger than allowed', { cause: error });
+    const message = 'the answer of the endpoint is larger than allowed';
+    return new SpiffeError('limited', 'bundle-fetch.too-large', message, { cause: error });
   }
   if (error instanceof SpiffeError) return error;
   const message = 'the connection ended before the answer, or that is no HTTP';
