@@ -6,6 +6,12 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { loadSync, type MessageTypeDefinition, type Options, type PackageDefinition } from '@grpc/proto-loader';
 
+import type { Secret, Secret__Output } from './gen/envoy/extensions/transport_sockets/tls/v3/Secret.ts';
+import type {
+  SPIFFECertValidatorConfig,
+  SPIFFECertValidatorConfig__Output,
+} from './gen/envoy/extensions/transport_sockets/tls/v3/SPIFFECertValidatorConfig.ts';
+import type { SecretDiscoveryServiceDefinition } from './gen/envoy/service/secret/v3/SecretDiscoveryService.ts';
 import type { ErrorInfo, ErrorInfo__Output } from './gen/google/rpc/ErrorInfo.ts';
 import type { Status, Status__Output } from './gen/google/rpc/Status.ts';
 import type { FileDescriptorProto } from './gen/google/protobuf/FileDescriptorProto.ts';
@@ -14,6 +20,12 @@ import type { ServerReflectionDefinition } from './gen/grpc/reflection/v1/Server
 import type { ServerReflectionDefinition as AlphaReflectionDefinition } from './gen/grpc/reflection/v1alpha/ServerReflection.ts';
 import type { ImageServiceDefinition } from './gen/runtime/v1/ImageService.ts';
 import type { RuntimeServiceDefinition } from './gen/runtime/v1/RuntimeService.ts';
+import type { APIDefinition } from './gen/spiffe/broker/API.ts';
+import type { KubernetesObjectReference, KubernetesObjectReference__Output } from './gen/spiffe/broker/KubernetesObjectReference.ts';
+import type { WorkloadPIDReference, WorkloadPIDReference__Output } from './gen/spiffe/broker/WorkloadPIDReference.ts';
+import type { DebugDefinition as AgentDebugDefinition } from './gen/spire/agent/debug/v1/Debug.ts';
+import type { DelegatedIdentityDefinition } from './gen/spire/api/agent/delegatedidentity/v1/DelegatedIdentity.ts';
+import type { LoggerDefinition as AgentLoggerDefinition } from './gen/spire/api/agent/logger/v1/Logger.ts';
 import type { AgentDefinition } from './gen/spire/api/server/agent/v1/Agent.ts';
 import type { BundleDefinition } from './gen/spire/api/server/bundle/v1/Bundle.ts';
 import type { DebugDefinition } from './gen/spire/api/server/debug/v1/Debug.ts';
@@ -34,11 +46,16 @@ import type { OperatorDefinition } from './gen/steeple/operator/v1/Operator.ts';
 /** Every service by its full name on the wire. */
 export interface ServiceDefinitions {
   readonly SpiffeWorkloadAPI: SpiffeWorkloadAPIDefinition;
+  readonly 'envoy.service.secret.v3.SecretDiscoveryService': SecretDiscoveryServiceDefinition;
   readonly 'grpc.health.v1.Health': HealthDefinition;
   readonly 'grpc.reflection.v1.ServerReflection': ServerReflectionDefinition;
   readonly 'grpc.reflection.v1alpha.ServerReflection': AlphaReflectionDefinition;
   readonly 'runtime.v1.ImageService': ImageServiceDefinition;
   readonly 'runtime.v1.RuntimeService': RuntimeServiceDefinition;
+  readonly 'spiffe.broker.API': APIDefinition;
+  readonly 'spire.agent.debug.v1.Debug': AgentDebugDefinition;
+  readonly 'spire.api.agent.delegatedidentity.v1.DelegatedIdentity': DelegatedIdentityDefinition;
+  readonly 'spire.api.agent.logger.v1.Logger': AgentLoggerDefinition;
   readonly 'spire.api.server.agent.v1.Agent': AgentDefinition;
   readonly 'spire.api.server.bundle.v1.Bundle': BundleDefinition;
   readonly 'spire.api.server.debug.v1.Debug': DebugDefinition;
@@ -54,8 +71,18 @@ export interface ServiceDefinitions {
 
 /** Messages that travel outside of a call's own request and response. */
 export interface MessageDefinitions {
+  readonly 'envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig': MessageTypeDefinition<
+    SPIFFECertValidatorConfig,
+    SPIFFECertValidatorConfig__Output
+  >;
+  readonly 'envoy.extensions.transport_sockets.tls.v3.Secret': MessageTypeDefinition<Secret, Secret__Output>;
   readonly 'google.rpc.ErrorInfo': MessageTypeDefinition<ErrorInfo, ErrorInfo__Output>;
   readonly 'google.rpc.Status': MessageTypeDefinition<Status, Status__Output>;
+  readonly 'spiffe.broker.KubernetesObjectReference': MessageTypeDefinition<
+    KubernetesObjectReference,
+    KubernetesObjectReference__Output
+  >;
+  readonly 'spiffe.broker.WorkloadPIDReference': MessageTypeDefinition<WorkloadPIDReference, WorkloadPIDReference__Output>;
   readonly 'spire.api.types.PermissionDeniedDetails': MessageTypeDefinition<
     PermissionDeniedDetails,
     PermissionDeniedDetails__Output
@@ -67,6 +94,9 @@ export type MessageName = keyof MessageDefinitions;
 
 const files: Record<ServiceName | MessageName, string> = {
   SpiffeWorkloadAPI: 'workload.proto',
+  'envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig': 'envoy/extensions/transport_sockets/tls/v3/secret.proto',
+  'envoy.extensions.transport_sockets.tls.v3.Secret': 'envoy/extensions/transport_sockets/tls/v3/secret.proto',
+  'envoy.service.secret.v3.SecretDiscoveryService': 'envoy/service/secret/v3/sds.proto',
   'grpc.health.v1.Health': 'grpc/health/v1/health.proto',
   'grpc.reflection.v1.ServerReflection': 'grpc/reflection/v1/reflection.proto',
   'grpc.reflection.v1alpha.ServerReflection': 'grpc/reflection/v1alpha/reflection.proto',
@@ -74,6 +104,12 @@ const files: Record<ServiceName | MessageName, string> = {
   'google.rpc.Status': 'google/rpc/status.proto',
   'runtime.v1.ImageService': 'runtime/v1/api.proto',
   'runtime.v1.RuntimeService': 'runtime/v1/api.proto',
+  'spiffe.broker.API': 'spiffe/broker/api.proto',
+  'spiffe.broker.KubernetesObjectReference': 'spiffe/broker/api.proto',
+  'spiffe.broker.WorkloadPIDReference': 'spiffe/broker/api.proto',
+  'spire.agent.debug.v1.Debug': 'spire/api/agent/debug/v1/debug.proto',
+  'spire.api.agent.delegatedidentity.v1.DelegatedIdentity': 'spire/api/agent/delegatedidentity/v1/delegatedidentity.proto',
+  'spire.api.agent.logger.v1.Logger': 'spire/api/agent/logger/v1/logger.proto',
   'spire.api.server.agent.v1.Agent': 'spire/api/server/agent/v1/agent.proto',
   'spire.api.server.bundle.v1.Bundle': 'spire/api/server/bundle/v1/bundle.proto',
   'spire.api.server.debug.v1.Debug': 'spire/api/server/debug/v1/debug.proto',

@@ -6,7 +6,12 @@ import { loadServices } from '../../proto/load.ts';
 
 const names = [
   'SpiffeWorkloadAPI',
+  'envoy.service.secret.v3.SecretDiscoveryService',
   'grpc.health.v1.Health',
+  'spiffe.broker.API',
+  'spire.agent.debug.v1.Debug',
+  'spire.api.agent.delegatedidentity.v1.DelegatedIdentity',
+  'spire.api.agent.logger.v1.Logger',
   'spire.api.server.agent.v1.Agent',
   'spire.api.server.bundle.v1.Bundle',
   'spire.api.server.entry.v1.Entry',

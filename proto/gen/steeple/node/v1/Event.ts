@@ -53,6 +53,8 @@ export interface Event {
   'reason'?: (string);
   'count'?: (number | string | Long);
   'method'?: (string);
+  'broker'?: (string);
+  'reference'?: (string);
 }
 
 export interface Event__Output {
@@ -67,4 +69,6 @@ export interface Event__Output {
   'reason': (string);
   'count': (string);
   'method': (string);
+  'broker': (string);
+  'reference': (string);
 }
