@@ -3,16 +3,17 @@
  * Sampling and keeping them is `events/`.
  */
 import { canonicalSelectors, type Selector } from '../spiffe/selector.ts';
+import type { WorkloadEvent } from './events/event.ts';
 import type { Reporter } from './events/report.ts';
 import type { Observer } from './observe.ts';
 import type { RenewalOutcome } from './svids/renew.ts';
 import type { TokenOutcome } from './svids/tokens.ts';
 import type { Witness } from './workload/api.ts';
 import type { Attestation } from './workload/attest.ts';
-import type { Caller } from './workload/caller.ts';
+import type { Beneficiary } from './workload/caller.ts';
 
 export interface WorkloadWitness extends Witness {
-  attested(caller: Caller, attestation: Attestation): void;
+  attested(caller: Beneficiary, attestation: Attestation): void;
   renewed(outcome: RenewalOutcome): void;
   signedToken(outcome: TokenOutcome): void;
 }
@@ -39,20 +40,20 @@ export function createWitness(observer: Observer, reporter: Pick<Reporter, 'reco
       const failed = attestation.reports.flatMap(({ attestor, reason }) => (reason === undefined ? [] : [`${attestor}: ${reason}`]));
       reporter.record({
         kind: 'attested',
-        process: caller.process,
+        ...about(caller),
         selectors: recordedOf(attestation.selectors),
         reason: failed.join(', '),
       });
     },
     matched(caller, { update }) {
       for (const entry of update.entries) {
-        reporter.record({ kind: 'matched', process: caller.process, entryId: entry.id, spiffeId: entry.spiffeId, selectors: entry.selectors });
+        reporter.record({ kind: 'matched', ...about(caller), entryId: entry.id, spiffeId: entry.spiffeId, selectors: entry.selectors });
       }
     },
     delivered(caller, svid, before) {
       reporter.record({
         kind: before === undefined ? 'delivered' : 'rotated',
-        process: caller.process,
+        ...about(caller),
         entryId: svid.entryId,
         spiffeId: svid.spiffeId,
         credential: svid.serial,
@@ -60,10 +61,10 @@ export function createWitness(observer: Observer, reporter: Pick<Reporter, 'reco
     },
     updated: (committedAt) => observer.updated(committedAt),
     refused(caller, method, error) {
-      reporter.record({ kind: 'refused', process: caller.process, reason: error.reason, method });
+      reporter.record({ kind: 'refused', ...about(caller), reason: error.reason, method });
     },
     closed(caller, method) {
-      reporter.record({ kind: 'closed', process: caller.process, method });
+      reporter.record({ kind: 'closed', ...about(caller), method });
     },
     renewed(outcome) {
       observer.renewed(outcome);
@@ -84,6 +85,10 @@ export function createWitness(observer: Observer, reporter: Pick<Reporter, 'reco
       });
     },
   };
+}
+
+function about({ process, behalf }: Beneficiary): Pick<WorkloadEvent, 'process' | 'broker' | 'reference'> {
+  return { process, broker: behalf?.broker ?? '', reference: behalf?.reference ?? '' };
 }
 
 /** Of a token that was parsed when it came; `''` when it has none. */

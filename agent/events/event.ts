@@ -20,6 +20,9 @@ export interface WorkloadEvent {
   readonly reason: string;
   /** Of the Workload API, when a call of it was refused or is over. */
   readonly method: string;
+  /** SPIFFE ID of who asked on behalf of the process, and how it referred to it; `''` when the process asked itself. */
+  readonly broker: string;
+  readonly reference: string;
   /** How many events this one stands for. */
   readonly count: number;
 }
@@ -39,6 +42,8 @@ export function composeEvent(event: Pick<WorkloadEvent, 'at' | 'kind'> & Partial
     credential: '',
     reason: '',
     method: '',
+    broker: '',
+    reference: '',
     count: 1,
     ...event,
   });

@@ -50,6 +50,8 @@ function eventToMessage(event: NumberedEvent): EventMessage {
     credential: event.credential,
     reason: event.reason,
     method: event.method,
+    broker: event.broker,
+    reference: event.reference,
     count: event.count,
   };
 }

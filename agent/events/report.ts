@@ -69,7 +69,9 @@ export function createReporter(options: ReporterOptions): Reporter {
 
   /** Whether the event itself is kept; otherwise it is counted with the others of its kind and reason. */
   const admits = (event: WorkloadEvent): boolean => {
-    const caller = windows.size >= maxCallers ? 'others' : String(event.process?.uid ?? 'agent');
+    // What a broker causes costs the user of the process it names no place in the record.
+    const who = event.broker === '' ? String(event.process?.uid ?? 'agent') : event.broker;
+    const caller = windows.size >= maxCallers ? 'others' : who;
     let window = windows.get(caller);
     if (window === undefined) {
       window = { endsAt: clock.monotonic() + windowMs, seen: 0, skipped: new Map() };

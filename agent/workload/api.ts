@@ -18,20 +18,20 @@ import type { Holdings } from '../sync/holdings.ts';
 import type { WorkloadUpdate } from '../svids/cache.ts';
 import type { HeldX509Svid } from '../svids/held.ts';
 import type { Tokens } from '../svids/tokens.ts';
-import type { Caller } from './caller.ts';
+import type { Beneficiary, Caller } from './caller.ts';
 import { claimsToStruct, jwtBundlesResponse, jwtSvidResponse, x509BundlesResponse, x509SvidResponse } from './messages.ts';
 import { requireSame } from './same-process.ts';
 import { callerUpdates, noIdentity, type CallerUpdate, type UpdatesOptions, type UpdateWanted } from './updates.ts';
 
-/** What happened to a caller, for the record and the metrics. */
+/** What happened to whom identities are for, for the record and the metrics. */
 export interface Witness {
-  matched(caller: Caller, update: CallerUpdate): void;
+  matched(caller: Beneficiary, update: CallerUpdate): void;
   /** `before` is what the same stream was sent for the same entry, if anything. */
-  delivered(caller: Caller, svid: HeldX509Svid, before: HeldX509Svid | undefined): void;
+  delivered(caller: Beneficiary, svid: HeldX509Svid, before: HeldX509Svid | undefined): void;
   /** A stream took a new update; `committedAt` when it follows from a commit. */
   updated(committedAt: number | undefined): void;
-  refused(caller: Caller, method: string, error: SpiffeError): void;
-  closed(caller: Caller, method: string): void;
+  refused(caller: Beneficiary, method: string, error: SpiffeError): void;
+  closed(caller: Beneficiary, method: string): void;
 }
 
 export interface WorkloadApiOptions extends UpdatesOptions {

@@ -3,20 +3,41 @@
  * entitled to is the cache's business.
  */
 import { SpiffeError } from '../../spiffe/errors.ts';
+import type { SpiffeId } from '../../spiffe/id.ts';
 import { abortReason, linkedController, untilAborted } from '../../runtime/abort.ts';
 import type { Peer } from '../../runtime/peer.ts';
 import { createWatch, type Watch, type WatchSource } from '../../runtime/watch.ts';
 import type { WorkloadProcess } from '../process.ts';
 import type { Attestation } from './attest.ts';
 
-export interface Caller {
-  readonly peer: Peer;
-  readonly process: WorkloadProcess;
+/** Who asks for identities that are another's, and as whom it refers to that other; for the record. */
+export interface Behalf {
+  readonly broker: SpiffeId;
+  /** `pid:4711`, `pod:namespace/name`. */
+  readonly reference: string;
+}
+
+/** Whom identities are for, as the record names it. */
+export interface Beneficiary {
+  /** Undefined where it is no one process. */
+  readonly process: WorkloadProcess | undefined;
+  /** Undefined where it asked itself. */
+  readonly behalf?: Behalf | undefined;
+}
+
+/** A beneficiary of which is known what is true of it: a process that connected, or what a broker referred to. */
+export interface Attested extends Beneficiary {
   /**
-   * What is attested of the process, newest first and on; shared by all calls of the connection.
+   * What is attested, newest first and on.
    * @throws as `Attest`
    */
   attested(signal: AbortSignal): Promise<Watch<Attestation>>;
+}
+
+/** What is attested of it is shared by all calls of the connection. */
+export interface Caller extends Attested {
+  readonly peer: Peer;
+  readonly process: WorkloadProcess;
 }
 
 /** Attests and goes on attesting until the signal aborts; see `followAttestation`. */

@@ -10,7 +10,7 @@ import type { Subscription, SvidCache, WorkloadUpdate } from '../svids/cache.ts'
 import type { Deliveries } from '../svids/delivery.ts';
 import type { Freshness } from '../sync/freshness.ts';
 import type { Attestation } from './attest.ts';
-import type { Caller } from './caller.ts';
+import type { Attested } from './caller.ts';
 
 export interface UpdatesOptions {
   readonly clock: Clock;
@@ -20,7 +20,7 @@ export interface UpdatesOptions {
 }
 
 export interface UpdateWanted {
-  readonly caller: Caller;
+  readonly caller: Attested;
   /** Wait for the X509-SVIDs of the first update, as far as that makes sense. */
   readonly svids: boolean;
   /** Yield the update of a caller without identity too, instead of denying it. */
@@ -67,7 +67,7 @@ export async function* callerUpdates(options: UpdatesOptions, wanted: UpdateWant
       if (wanted.svids && !served) await firstSvids(options.clock, subscription.updates, signal);
       for await (const update of subscription.updates.values(turn.signal)) {
         if (update.entries.length === 0 && wanted.unregistered !== true) throw noIdentity();
-        if (wanted.svids && update.identities.length === 0) continue;
+        if (wanted.svids && update.identities.length === 0 && update.entries.length > 0) continue;
         served = true;
         yield {
           attestation,

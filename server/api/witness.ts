@@ -38,6 +38,8 @@ export function eventFromMessage(message: Event__Output, agentId: SpiffeId, call
   if (message.entry_id !== '') detail['entryId'] = bounded(message.entry_id);
   if (message.credential !== '') detail['credential'] = bounded(message.credential);
   if (message.method !== '') detail['method'] = bounded(message.method);
+  if (message.broker !== '') detail['broker'] = bounded(message.broker);
+  if (message.reference !== '') detail['reference'] = bounded(message.reference);
   const count = integerFromText(message.count, 'count');
   if (count > 0) detail['count'] = count;
   return {
