@@ -49,6 +49,7 @@ export interface WitSvidDraft {
   readonly spiffeId: SpiffeId;
   readonly confirmation: Confirmation;
   /** Epoch milliseconds, cut to whole seconds. */
+  readonly notBeforeAt: number;
   readonly issuedAt: number;
   readonly expiresAt: number;
   /** Of the authority that signs. */
@@ -78,18 +79,18 @@ const type = 'wit+jwt';
  */
 export function draftWitSvid(draft: WitSvidDraft): string {
   const { spiffeId, confirmation, keyId, algorithm, jti } = draft;
-  const issuedSecond = Math.floor(draft.issuedAt / 1000);
-  const expirySecond = Math.floor(draft.expiresAt / 1000);
-  if (keyId === '' || !isClaimSecond(issuedSecond) || !isClaimSecond(expirySecond) || expirySecond <= issuedSecond) {
+  const [notBefore, issued, expiry] = [draft.notBeforeAt, draft.issuedAt, draft.expiresAt].map((at) => Math.floor(at / 1000)) as [number, number, number];
+  if (keyId === '' || ![notBefore, issued, expiry].every(isClaimSecond) || expiry <= issued || expiry <= notBefore) {
     throw new SpiffeError('invalid', 'wit-svid.draft', 'WIT-SVID has no key ID or no lifetime');
   }
   return composeSigningInput(
     { alg: algorithm, kid: keyId, typ: type },
     {
       cnf: { jwk: { ...formatJwk(publicHalf(confirmation.key)), alg: confirmation.algorithm } },
-      exp: expirySecond,
-      iat: issuedSecond,
+      exp: expiry,
+      iat: issued,
       ...(jti === undefined ? {} : { jti }),
+      nbf: notBefore,
       sub: spiffeId,
     },
   );
