@@ -53,8 +53,13 @@ export interface Observer {
   attested(ms: number, outcome: 'complete' | 'incomplete' | 'failed'): void;
   called(end: CallEnd<unknown>): void;
   accepted(event: AcceptorEvent): void;
+  /** A proxy could not use a secret; told in the log unless `quiet`. */
+  secretRejected(pid: number, message: string, quiet: boolean): void;
+  /** A proxy asks for secrets that are not its. */
+  secretsUnknown(pid: number, names: readonly string[]): void;
   problem(event: string, error: SpiffeError): void;
   listening(path: string, tier: number): void;
+  listeningForSecrets(path: string): void;
   /** Looks at the conditions that time alone changes; ends with the signal's reason. */
   watchConditions(signal: AbortSignal): Promise<never>;
 }
@@ -88,6 +93,7 @@ export function createObserver(parts: ObserverParts): Observer {
   const delivery = metrics.histogram({ name: 'steeple_agent_delivery_seconds', help: 'From commit at the server to delivery to a connected workload', labels: {} }, secondsBuckets);
   const calls = metrics.counter({ name: 'steeple_agent_calls_total', help: 'Calls on the local sockets', labels: { outcome: callOutcomes } });
   const refusals = metrics.counter({ name: 'steeple_agent_connections_refused_total', help: 'Connections refused before any byte was read', labels: {} });
+  const rejections = metrics.counter({ name: 'steeple_agent_sds_rejections_total', help: 'Secrets that a proxy could not use', labels: {} });
   const breaks = metrics.counter({ name: 'steeple_agent_sync_failures_total', help: 'Breaks of synchronisation', labels: {} });
   const skew = metrics.gauge({ name: 'steeple_agent_clock_skew_seconds', help: "The server's clock less this one's", labels: {} });
   const gauge = (name: string, help: string, value: () => number | undefined): void =>
@@ -179,11 +185,20 @@ export function createObserver(parts: ObserverParts): Observer {
           break;
       }
     },
+    secretRejected(pid, message, quiet) {
+      rejections.inc({});
+      if (!quiet) log.warn('sds.rejected', { pid, problem: message });
+    },
+    secretsUnknown(pid, names) {
+      // Names are of the caller's making: a few, and not whole.
+      log.info('sds.unknown-names', { pid, count: names.length, name: names.slice(0, 8).map((name) => name.slice(0, 256)) });
+    },
     problem: (event, error) => log.warn(event, { reason: error.reason, error }),
     listening(path, tier) {
       socket.meet();
       log.info('socket.listening', { socket: path, tier });
     },
+    listeningForSecrets: (path) => log.info('sds.listening', { socket: path }),
     async watchConditions(signal) {
       const startedAt = clock.monotonic();
       for (;;) {

@@ -1,6 +1,6 @@
 /**
- * The Workload API's socket: its path and mode, who may hold how many connections and streams, and the header without which
- * no method of the Workload API answers. What the methods answer is `api.ts`.
+ * The workloads' sockets: path and mode, who may hold how many connections and streams, and the header without which no
+ * method of the Workload API answers. What the methods answer is `api.ts`, and on the same terms `../sds/api.ts`.
  */
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { listenUnix, type Acceptor, type AcceptorEvent, type AdmissionLimits } from '../../runtime/acceptor.ts';
@@ -23,6 +23,8 @@ export interface WorkloadListenOptions {
   readonly isReady: () => boolean;
   readonly onCall: (end: CallEnd<Caller>) => void;
   readonly onEvent: (event: AcceptorEvent) => void;
+  /** Beginnings of methods that answer without the header, besides those of standard tools. */
+  readonly withoutHeader?: readonly string[];
   readonly tier?: PeerTier;
   readonly unseenImage?: 'refuse' | 'accept';
 }
@@ -43,7 +45,8 @@ export interface WorkloadListener {
 
 const headerName = 'workload.spiffe.io';
 const guardedPrefix = '/SpiffeWorkloadAPI/';
-const openPrefixes = ['/grpc.reflection.', '/grpc.health.'];
+/** Answered whatever is known of entries. */
+const toolPrefixes = ['/grpc.reflection.', '/grpc.health.'];
 /** The largest request is a token to validate. */
 const maxReceiveBytes = 256 * 1024;
 const stopGraceMs = 300;
@@ -57,8 +60,8 @@ export async function listenForWorkloads(options: WorkloadListenOptions): Promis
     services: options.services,
     bounds: { maxReceiveBytes, maxConcurrentStreams: limits.callsPerConnection, maxConnections: limits.total },
     access: (call) => {
-      checkHeader(call);
-      if (call.method.startsWith(guardedPrefix) && !options.isReady()) {
+      checkHeader(call, options.withoutHeader);
+      if (!toolPrefixes.some((prefix) => call.method.startsWith(prefix)) && !options.isReady()) {
         throw new SpiffeError('unavailable', 'workload.starting', 'the agent has not learned its entries yet');
       }
       counter.enter(call);
@@ -95,11 +98,12 @@ export async function listenForWorkloads(options: WorkloadListenOptions): Promis
 }
 
 /**
- * Exactly one value, exactly `true` [Workload Endpoint 3]; only what standard tools ask without it is exempt.
+ * Exactly one value, exactly `true` [Workload Endpoint 3]; only what other programs ask without it is exempt.
  * @throws invalid `workload.header`
  */
-export function checkHeader(call: Pick<CallContext<unknown>, 'method' | 'metadata'>): void {
-  if (!call.method.startsWith(guardedPrefix) && openPrefixes.some((prefix) => call.method.startsWith(prefix))) return;
+export function checkHeader(call: Pick<CallContext<unknown>, 'method' | 'metadata'>, withoutHeader: readonly string[] = []): void {
+  const isOpen = [...toolPrefixes, ...withoutHeader].some((prefix) => call.method.startsWith(prefix));
+  if (!call.method.startsWith(guardedPrefix) && isOpen) return;
   const values = call.metadata.get(headerName);
   if (values.length === 1 && values[0] === 'true') return;
   throw new SpiffeError('invalid', 'workload.header', 'security header missing from request');

@@ -1,0 +1,188 @@
+/**
+ * One stream of secrets from its first request to its end: requests, updates and tokens that come due are taken in turn,
+ * and after each what the dialect finds new is sent. Nothing leaves to another process than the one that connected, and
+ * what leaves is recorded.
+ */
+import { SpiffeError } from '../../spiffe/errors.ts';
+import { linkedController } from '../../runtime/abort.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import { createAlarm } from '../alarm.ts';
+import type { HeldX509Svid } from '../svids/held.ts';
+import type { Tokens } from '../svids/tokens.ts';
+import type { Witness } from '../workload/api.ts';
+import type { Caller } from '../workload/caller.ts';
+import { requireSame } from '../workload/same-process.ts';
+import { callerUpdates, type CallerUpdate, type UpdatesOptions } from '../workload/updates.ts';
+import type { Dialect, Said } from './dialect.ts';
+import { secretsOf, type SecretParts } from './secrets.ts';
+import { openSlot } from './slot.ts';
+import { createStreamTokens } from './tokens.ts';
+import { validatorFor, type ProxyNode, type Validator } from './validator.ts';
+
+/** What goes wrong at a proxy, or is asked for in vain; for the log and the metrics. */
+export interface SdsObserver {
+  /**
+   * A proxy could not use what it was sent.
+   * @param message in its own words, cut short
+   * @param quiet whether the same stream said so a moment ago
+   */
+  rejected(caller: Caller, message: string, quiet: boolean): void;
+  /** Names mean nothing to this caller. Told again when they are others, once in a while. */
+  unknown(caller: Caller, names: readonly string[]): void;
+}
+
+export interface ConversationParts extends UpdatesOptions, SecretParts {
+  readonly clock: Clock;
+  readonly tokens: Pick<Tokens, 'fetch'>;
+  readonly witness: Witness;
+  readonly observer: SdsObserver;
+  /** Whether callers without an identity may have the own trust domain's bundle. */
+  readonly bundlesForAll: boolean;
+  readonly validator: Validator;
+}
+
+/** A request in its dialect, with what the proxy says of itself if it does. */
+export interface Asked<Request> {
+  readonly request: Request;
+  readonly node: ProxyNode | undefined;
+}
+
+/** What a stream may ask in a burst, and every second from then on. */
+const burst = 1_000;
+const perSecond = 50;
+/** Between two tales of the same trouble with one stream. */
+const quietMs = 60_000;
+
+const finished = new Error('the stream is over');
+
+/**
+ * Ends when the caller has said all it had to say and was answered.
+ * @throws limited `sds.names|tokens|requests`, denied `peer.*`, and as `callerUpdates` and the requests do
+ */
+export async function* converse<Request>(
+  parts: ConversationParts,
+  caller: Caller,
+  requests: AsyncIterable<Asked<Request>>,
+  dialect: Dialect<Request>,
+  signal: AbortSignal,
+): AsyncGenerator<Said> {
+  const { clock } = parts;
+  const over = linkedController(signal);
+  const alarm = createAlarm(clock);
+  const ring = (): void => alarm.ring();
+  const tokens = createStreamTokens({ clock, tokens: parts.tokens, process: caller.process, signal: over.signal, ring });
+  const pace = createPace(clock);
+  const trouble = createTrouble(parts, caller);
+  const record = createRecord(parts.witness, caller);
+  const asked = openSlot(requests, ring);
+  const updates = openSlot(callerUpdates(parts, { caller, svids: false, unregistered: parts.bundlesForAll }, over.signal), ring);
+  let node: ProxyNode | undefined;
+  let newest: CallerUpdate | undefined;
+  try {
+    for (;;) {
+      const ask = asked.take();
+      if (ask !== undefined) {
+        pace.step();
+        node = ask.node ?? node;
+        const complaint = dialect.take(ask.request);
+        if (complaint !== undefined) trouble.rejected(complaint);
+      }
+      const update = updates.take();
+      if (update !== undefined) {
+        newest = update;
+        record.came(update);
+        tokens.recheck();
+      }
+      const { selection } = dialect;
+      if (newest !== undefined && selection !== undefined) {
+        const validator = validatorFor(node, parts.validator);
+        const secrets = secretsOf(parts, { selection, update: newest.update, validator, token: (meaning) => tokens.look(meaning) });
+        tokens.prune();
+        trouble.unknown([...selection.names].filter((name) => !secrets.has(name)));
+        const said = dialect.say(secrets);
+        if (said !== undefined) {
+          requireSame(caller.peer);
+          // Before it leaves, so that nothing leaves unrecorded.
+          record.sent(said);
+          yield said;
+          if (update !== undefined) parts.witness.updated(update.update.committedAt);
+        }
+      }
+      update?.sent();
+      if (ask !== undefined || update !== undefined) continue;
+      if (asked.ended && (newest !== undefined || selection === undefined)) return;
+      await alarm.until(tokens.nextAt, over.signal);
+    }
+  } finally {
+    over.abort(finished);
+    over.unlink();
+    asked.close();
+    updates.close();
+  }
+}
+
+export interface DeliveryRecord {
+  came(update: CallerUpdate): void;
+  /** Once for each X509-SVID, however many names and messages it leaves by. */
+  sent(said: Pick<Said, 'secrets'>): void;
+}
+
+export function createRecord(witness: Witness, caller: Caller): DeliveryRecord {
+  const delivered = new Map<string, HeldX509Svid>();
+  let matched = false;
+  return {
+    came(next) {
+      const { entries } = next.update;
+      if (!matched && entries.length > 0) {
+        matched = true;
+        witness.matched(caller, next);
+      }
+      for (const id of delivered.keys()) if (entries.every((entry) => entry.id !== id)) delivered.delete(id);
+    },
+    sent({ secrets }) {
+      for (const { svid } of secrets) {
+        if (svid === undefined) continue;
+        const before = delivered.get(svid.entryId);
+        if (before === svid) continue;
+        delivered.set(svid.entryId, svid);
+        witness.delivered(caller, svid, before);
+      }
+    },
+  };
+}
+
+/** @returns what throws limited `sds.requests` when a stream asks faster than any proxy does */
+function createPace(clock: Clock): { step(): void } {
+  let left = burst;
+  let at = clock.monotonic();
+  return {
+    step() {
+      const now = clock.monotonic();
+      left = Math.min(burst, left + ((now - at) / 1_000) * perSecond) - 1;
+      at = now;
+      if (left < 0) throw new SpiffeError('limited', 'sds.requests', 'too many requests on one stream');
+    },
+  };
+}
+
+function createTrouble({ clock, observer }: ConversationParts, caller: Caller): { rejected(message: string): void; unknown(names: readonly string[]): void } {
+  let rejectedAt: number | undefined;
+  let unknownAt: number | undefined;
+  let unknown = '';
+  const isRecent = (at: number | undefined): boolean => at !== undefined && clock.monotonic() - at < quietMs;
+  return {
+    rejected(message) {
+      const quiet = isRecent(rejectedAt);
+      observer.rejected(caller, message, quiet);
+      if (!quiet) rejectedAt = clock.monotonic();
+    },
+    unknown(names) {
+      const now = names.join('\n');
+      if (now === unknown || (now !== '' && isRecent(unknownAt))) return;
+      unknown = now;
+      if (now === '') return;
+      unknownAt = clock.monotonic();
+      observer.unknown(caller, names);
+    },
+  };
+}
