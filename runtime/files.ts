@@ -154,8 +154,11 @@ async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-/** System codes become ours here, once. */
-async function translated<T>(path: string, work: () => Promise<T>): Promise<T> {
+/**
+ * Runs work on files; system codes become ours here, once.
+ * @throws missing `files.missing`, denied `files.symlink|access`, invalid `files.not-directory`, unavailable `files.full|io`
+ */
+export async function translated<T>(path: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {

@@ -22,6 +22,7 @@ const LOCK_NB = 4;
 const POLLIN = 1;
 /** The same on every architecture: it came after the numbers were unified. */
 const SYS_PIDFD_OPEN = 434;
+const SYS_PIDFD_SEND_SIGNAL = 424;
 const SYS_OPENAT2 = 437;
 const O_PATH = 0o10000000;
 const O_CLOEXEC = 0o2000000;
@@ -70,6 +71,8 @@ interface Calls {
   readonly flock: Native;
   readonly getpid: Native;
   readonly geteuid: Native;
+  readonly getegid: Native;
+  readonly kill: Native;
   readonly syscall: Native;
 }
 
@@ -109,6 +112,8 @@ function libc(): Calls {
       flock: find('int flock(int fd, int operation)'),
       getpid: find('int getpid()'),
       geteuid: find('unsigned int geteuid()'),
+      getegid: find('unsigned int getegid()'),
+      kill: find('int kill(int pid, int signal)'),
       syscall: find('long syscall(long number, ...)'),
     };
   } catch (error) {
@@ -212,6 +217,17 @@ export function pidfdExited(pidfd: number): boolean {
   return check('poll', libc().poll(pollEntry, 1, 0)) !== 0;
 }
 
+/** Sends a signal to the process behind a pidfd and to no other (Linux 5.1). */
+export function signalPidfd(pidfd: number, signal: NodeJS.Signals): void {
+  const number = constants.signals[signal];
+  check('pidfd_send_signal', libc().syscall(SYS_PIDFD_SEND_SIGNAL, 'int', pidfd, 'int', number, 'void *', null, 'unsigned int', 0));
+}
+
+/** Sends a signal to every process of a group, some of which may be gone; a group without processes is fine. */
+export function signalGroup(leader: number, signal: NodeJS.Signals): void {
+  if (leader > 1) libc().kill(-leader, constants.signals[signal]);
+}
+
 /**
  * Looks up a path as a process whose root is `root` does: links, absolute ones and `..` too, stay below it, and none of the
  * kernel's own in /proc is followed (Linux 5.6). Nothing is opened but the place, so no device wakes and no pipe waits.
@@ -266,6 +282,10 @@ export function ownPid(): number {
 
 export function effectiveUid(): number {
   return libc().geteuid();
+}
+
+export function effectiveGid(): number {
+  return libc().getegid();
 }
 
 /**
