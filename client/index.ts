@@ -1,13 +1,45 @@
 /**
- * All that is public of the library: the Workload API, sources over it, and the values they give.
+ * All that is public of the library: the Workload API, sources over it, the values they give, and the rules by which others
+ * are judged. What stands on a library of its own has an entry of its own, such as `testing`.
  */
-export { SpiffeError, type ErrorKind } from '../spiffe/errors.ts';
-export { parseSpiffeId, parseTrustDomain, pathOf, type SpiffeId, type TrustDomain, trustDomainOf } from '../spiffe/id.ts';
-export type { JwtAuthority } from '../spiffe/bundle.ts';
-export type { JwtSvid } from '../spiffe/jwt-svid.ts';
+export { SpiffeError, type ErrorDetail, type ErrorKind, isSpiffeError } from '../spiffe/errors.ts';
+export {
+  appendPath,
+  checkPath,
+  checkPathSegment,
+  composeSpiffeId,
+  isMemberOf,
+  isUnderPath,
+  joinPath,
+  parseSpiffeId,
+  parseTrustDomain,
+  pathOf,
+  type SpiffeId,
+  spiffeIdFromSegments,
+  type TrustDomain,
+  trustDomainFromText,
+  trustDomainId,
+  trustDomainOf,
+} from '../spiffe/id.ts';
+export {
+  appendAuthorities,
+  type Bundle,
+  bundleEquals,
+  emptyBundle,
+  type JwtAuthority,
+  mergeBundle,
+  readJwtAuthority,
+  removeJwtAuthority,
+  removeX509Authority,
+  type X509Authority,
+} from '../spiffe/bundle.ts';
+export type { JwtSvid, JwtSvidStatement } from '../spiffe/jwt-svid.ts';
 export type { X509Svid } from '../spiffe/x509-svid.ts';
+export type { BackoffPolicy } from '../runtime/backoff.ts';
+export { type Clock, systemClock } from '../runtime/clock.ts';
 export type { Watch } from '../runtime/watch.ts';
 export {
+  type Authorize,
   authorizeAllOf,
   authorizeAny,
   authorizeAnyOf,
@@ -17,9 +49,53 @@ export {
   authorizeOneOf,
   authorizePath,
   requireAuthorized,
-  type Authorize,
 } from './authorize.ts';
+export {
+  bundleFromJwtAuthorities,
+  bundleFromX509Authorities,
+  type BundleSet,
+  createBundleSet,
+  formatBundle,
+  formatJwtBundle,
+  formatX509Bundle,
+  type JwtBundleSource,
+  loadBundle,
+  loadJwtBundle,
+  loadX509Bundle,
+  parseBundle,
+  parseJwtBundle,
+  parseX509Bundle,
+  parseX509BundleDer,
+  type X509BundleSource,
+} from './bundle-set.ts';
+export { BundleSource } from './bundle-source.ts';
 export { workloadEndpoint } from './endpoint.ts';
+export { type FixedIdentity, type FixedX509Source, fixedX509Source } from './fixed-source.ts';
+export { pickHint, type SourceOptions } from './follow.ts';
+export { JwtSource, type JwtSourceOptions } from './jwt-source.ts';
+export { parseJwtSvidInsecure, validateJwtSvid, type ValidateJwtSvidOptions } from './jwt-svid.ts';
 export type { JwtBundles, ValidatedToken, X509Bundles, X509Context } from './messages.ts';
-export { WorkloadApi, type CallOptions, type JwtRequest, type WorkloadApiOptions } from './workload-api.ts';
-export { X509Source, type Peer, type TlsConnectOptions, type TlsServeOptions, type X509SourceOptions } from './x509-source.ts';
+export {
+  type CallOptions,
+  type Diagnostic,
+  diagnosticsChannel,
+  type JwtRequest,
+  type WatchOptions,
+  WorkloadApi,
+  type WorkloadApiOptions,
+} from './workload-api.ts';
+export { type Peer, type TlsConnectOptions, type TlsServeOptions, X509Source, type X509SourceOptions } from './x509-source.ts';
+export {
+  type CertificateChain,
+  formatX509SvidDer,
+  formatX509SvidPem,
+  loadX509Svid,
+  parseX509SvidDer,
+  parseX509SvidPem,
+  spiffeIdOf,
+  type VerifiedX509Svid,
+  type VerifyX509SvidOptions,
+  verifyX509Svid,
+  type X509SvidDer,
+  type X509SvidPem,
+} from './x509-svid.ts';

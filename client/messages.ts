@@ -78,14 +78,25 @@ export function jwtBundlesFromMessage(message: JWTBundlesResponse__Output): JwtB
   return new Map(entries.map(([key, jwks]) => [bundleKey(key), parseJwks(own(jwks))]));
 }
 
-/** @throws invalid `workload.message.*`, and as `parseJwtSvid` */
-export function jwtSvidsFromMessage(message: JWTSVIDResponse__Output): readonly JwtSvid[] {
+/**
+ * Tokens that were asked for with this audience.
+ * @throws invalid `workload.message.*`, and as `parseJwtSvid`
+ */
+export function jwtSvidsFromMessage(message: JWTSVIDResponse__Output, audience: readonly string[]): readonly JwtSvid[] {
   if (message.svids.length === 0) throw malformed('the response holds no SVID');
-  return message.svids.map((item) => {
+  const hints = new Set<string>();
+  const svids: JwtSvid[] = [];
+  for (const item of message.svids) {
     const svid = parseJwtSvid(item.svid, item.hint);
     if (svid.spiffeId !== item.spiffe_id) throw malformed('a token is not for the identity it is given as');
-    return svid;
-  });
+    // [Workload API 6.2.1]; empty names name nobody.
+    if (!audience.every((name) => name === '' || svid.audience.includes(name))) throw malformed('a token is not for the audience it was asked for');
+    // Of several with one hint the first counts.
+    if (item.hint !== '' && hints.has(item.hint)) continue;
+    hints.add(item.hint);
+    svids.push(svid);
+  }
+  return Object.freeze(svids);
 }
 
 /** @throws invalid `workload.message.*`, and the `id.*` reasons */

@@ -10,6 +10,7 @@ import { createRpcClient, type RpcClient, type RpcMethod } from '../runtime/rpc/
 import { SpiffeError } from '../spiffe/errors.ts';
 import type { SpiffeId } from '../spiffe/id.ts';
 import type { JwtSvid } from '../spiffe/jwt-svid.ts';
+import type { X509Svid } from '../spiffe/x509-svid.ts';
 import { workloadEndpoint } from './endpoint.ts';
 import {
   type JwtBundles,
@@ -25,8 +26,27 @@ import {
   x509ContextFromMessage,
 } from './messages.ts';
 
-/** Attempts to reach the agent again, and messages that were refused, are published here as `{ event, error }`. */
-export const diagnostics = channel('steeple.workload-api');
+/** What the library has to tell besides what it returns and throws. It writes nothing anywhere by itself. */
+export interface Diagnostic {
+  /**
+   * `stream-lost`: a watch lost its stream, or did not get one, and tries again; `message-refused`: a message broke the
+   * rules, and what was held stays; `update-refused`: a source could not use an update; `withdrawn`: a source let go of what
+   * the agent no longer grants; `restored`: the agent grants it again; `renewal-failed`: a token that is still good could
+   * not be renewed.
+   */
+  readonly event: 'stream-lost' | 'message-refused' | 'update-refused' | 'withdrawn' | 'restored' | 'renewal-failed';
+  readonly error?: unknown;
+}
+
+/** The diagnostics channel on which the library publishes each `Diagnostic`, for `node:diagnostics_channel`. */
+export const diagnosticsChannel = 'steeple.workload-api';
+
+const diagnostics = channel(diagnosticsChannel);
+
+/** For the sources. */
+export function publishDiagnostic(message: Diagnostic): void {
+  diagnostics.publish(message);
+}
 
 export interface WorkloadApiOptions {
   /** Such as `unix:///run/steeple/agent/public/api.sock`; SPIFFE_ENDPOINT_SOCKET when absent. */
@@ -34,6 +54,13 @@ export interface WorkloadApiOptions {
   readonly clock?: Clock;
   /** In [0, 1); spreads reconnections. */
   readonly random?: () => number;
+  /** How long to wait before a watch tries again: 250 ms, growing by 1.7 up to 15 s, spread by a fifth, unless given. */
+  readonly backoff?: BackoffPolicy;
+}
+
+export interface WatchOptions {
+  /** Told why a stream was lost or refused, before the watch tries again; it must not throw. */
+  readonly onError?: (error: SpiffeError) => void;
 }
 
 export interface CallOptions {
@@ -59,33 +86,49 @@ const reconnect: BackoffPolicy = { firstMs: 250, factor: 1.7, longestMs: 15_000,
 export class WorkloadApi implements Disposable {
   readonly #client: RpcClient;
   readonly #service: WorkloadService = workloadService();
-  readonly #clock: Clock;
+  /** Of its deadlines and pauses. */
+  readonly clock: Clock;
   readonly #random: () => number;
+  readonly #backoff: BackoffPolicy;
 
   /** @throws as `workloadEndpoint` */
   constructor(options: WorkloadApiOptions = {}) {
-    this.#clock = options.clock ?? systemClock;
+    this.clock = options.clock ?? systemClock;
     this.#random = options.random ?? Math.random;
-    this.#client = createRpcClient({ clock: this.#clock, address: workloadEndpoint(options.address), maxReceiveBytes: 64 * 1024 * 1024 });
+    this.#backoff = options.backoff ?? reconnect;
+    this.#client = createRpcClient({ clock: this.clock, address: workloadEndpoint(options.address), maxReceiveBytes: 64 * 1024 * 1024 });
   }
 
+  /** The default identity: the first [Workload API 8]. */
+  async fetchX509Svid(options: CallOptions = {}): Promise<X509Svid> {
+    return firstOf((await this.fetchX509Context(options)).svids);
+  }
+
+  /** All identities, and the bundles that go with them. */
   fetchX509Context(options: CallOptions = {}): Promise<X509Context> {
     return this.#first(this.#service.FetchX509SVID, x509ContextFromMessage, options);
   }
 
+  /** X.509 authorities of one's own trust domain and of federated ones. */
   fetchX509Bundles(options: CallOptions = {}): Promise<X509Bundles> {
     return this.#first(this.#service.FetchX509Bundles, x509BundlesFromMessage, options);
   }
 
+  /** JWT authorities of one's own trust domain and of federated ones. */
   fetchJwtBundles(options: CallOptions = {}): Promise<JwtBundles> {
     return this.#first(this.#service.FetchJWTBundles, jwtBundlesFromMessage, options);
+  }
+
+  /** A token of the default identity, or of the one that was asked for. */
+  async fetchJwtSvid(request: JwtRequest, options: CallOptions = {}): Promise<JwtSvid> {
+    return firstOf(await this.fetchJwtSvids(request, options));
   }
 
   /** One token for each identity, or for the one that was asked for; never empty. */
   async fetchJwtSvids(request: JwtRequest, options: CallOptions = {}): Promise<readonly JwtSvid[]> {
     const audience = typeof request.audience === 'string' ? [request.audience] : [...request.audience];
     const message = { audience, spiffe_id: request.spiffeId ?? '' };
-    return jwtSvidsFromMessage(await this.#client.unary(this.#service.FetchJWTSVID, message, { ...options, headers }));
+    return jwtSvidsFromMessage(await this.#client.unary(this.#service.FetchJWTSVID, message, { ...options, headers }), audience);
   }
 
   /** Has the agent check a token that somebody presented. @throws invalid when it does not hold */
@@ -99,18 +142,18 @@ export class WorkloadApi implements Disposable {
    * nothing is granted yet; the watch ends with the signal, and throws only what trying again cannot mend: invalid and
    * unsupported.
    */
-  watchX509Context(signal: AbortSignal): AsyncIterableIterator<X509Context> {
-    return this.#watch(this.#service.FetchX509SVID, x509ContextFromMessage, signal);
+  watchX509Context(signal: AbortSignal, options: WatchOptions = {}): AsyncIterableIterator<X509Context> {
+    return this.#watch(this.#service.FetchX509SVID, x509ContextFromMessage, signal, options);
   }
 
   /** As `watchX509Context`. */
-  watchX509Bundles(signal: AbortSignal): AsyncIterableIterator<X509Bundles> {
-    return this.#watch(this.#service.FetchX509Bundles, x509BundlesFromMessage, signal);
+  watchX509Bundles(signal: AbortSignal, options: WatchOptions = {}): AsyncIterableIterator<X509Bundles> {
+    return this.#watch(this.#service.FetchX509Bundles, x509BundlesFromMessage, signal, options);
   }
 
   /** As `watchX509Context`. */
-  watchJwtBundles(signal: AbortSignal): AsyncIterableIterator<JwtBundles> {
-    return this.#watch(this.#service.FetchJWTBundles, jwtBundlesFromMessage, signal);
+  watchJwtBundles(signal: AbortSignal, options: WatchOptions = {}): AsyncIterableIterator<JwtBundles> {
+    return this.#watch(this.#service.FetchJWTBundles, jwtBundlesFromMessage, signal, options);
   }
 
   /** Ends calls and watches in flight. */
@@ -128,7 +171,12 @@ export class WorkloadApi implements Disposable {
     throw new SpiffeError('unavailable', 'workload.stream.empty', 'the agent ended the stream without an answer');
   }
 
-  async *#watch<Res, T>(method: RpcMethod<object, Res>, read: (message: Res) => T, signal: AbortSignal): AsyncIterableIterator<T> {
+  async *#watch<Res, T>(
+    method: RpcMethod<object, Res>,
+    read: (message: Res) => T,
+    signal: AbortSignal,
+    options: WatchOptions,
+  ): AsyncIterableIterator<T> {
     let failures = 0;
     while (!signal.aborted) {
       try {
@@ -138,7 +186,8 @@ export class WorkloadApi implements Disposable {
             update = read(message);
           } catch (error) {
             // The last good update stays in force; the agent sends the next one whole.
-            diagnostics.publish({ event: 'message-refused', error });
+            publishDiagnostic({ event: 'message-refused', error });
+            options.onError?.(asSpiffeError(error));
             continue;
           }
           failures = 0;
@@ -149,10 +198,23 @@ export class WorkloadApi implements Disposable {
         if (error instanceof SpiffeError && (error.kind === 'invalid' || error.kind === 'unsupported' || error.reason === 'rpc.closed')) {
           throw error;
         }
-        diagnostics.publish({ event: 'stream-lost', error });
+        publishDiagnostic({ event: 'stream-lost', error });
+        options.onError?.(asSpiffeError(error));
       }
       failures += 1;
-      await this.#clock.sleep(backoffMs(failures, this.#random(), reconnect), signal).catch(() => undefined);
+      await this.clock.sleep(backoffMs(failures, this.#random(), this.#backoff), signal).catch(() => undefined);
     }
   }
+}
+
+/** Messages without one were refused before. */
+function firstOf<T>(items: readonly T[]): T {
+  const [first] = items;
+  if (first === undefined) throw new SpiffeError('internal', 'source.empty', 'an update without an identity');
+  return first;
+}
+
+function asSpiffeError(error: unknown): SpiffeError {
+  if (error instanceof SpiffeError) return error;
+  return new SpiffeError('internal', 'workload.failed', 'the call failed unexpectedly', { cause: error });
 }

@@ -4,24 +4,20 @@
  */
 import { connect as connectTcp, type Socket } from 'node:net';
 import type { Server, TLSSocket } from 'node:tls';
-import { systemClock, type Clock } from '../runtime/clock.ts';
-import { createTlsClient, createTlsServer, type PeerCheck, type TlsIdentity, checkAgainstBundles } from '../runtime/tls.ts';
-import { createWatch, type Watch, type WatchSource } from '../runtime/watch.ts';
+import type { Clock } from '../runtime/clock.ts';
+import { checkAgainstBundles, createTlsClient, createTlsServer, type PeerCheck, type TlsIdentity } from '../runtime/tls.ts';
+import { createWatch, type Watch } from '../runtime/watch.ts';
 import { SpiffeError } from '../spiffe/errors.ts';
 import type { SpiffeId, TrustDomain } from '../spiffe/id.ts';
 import type { X509Svid } from '../spiffe/x509-svid.ts';
 import { type Authorize, requireAuthorized } from './authorize.ts';
+import type { X509BundleSource } from './bundle-set.ts';
+import { closeSource, follow, type Following, pickFrom, prepareSource, requireOpen, type SourceOptions, type SourceParts, untilReady } from './follow.ts';
 import type { X509Context } from './messages.ts';
-import { diagnostics, WorkloadApi } from './workload-api.ts';
 
-export interface X509SourceOptions {
-  /** Used and not closed; without it the source opens one of its own and closes it. */
-  readonly api?: WorkloadApi;
-  /** Which of several identities to present; the first, which is the default, unless given. An update for which it throws is refused. */
-  readonly pick?: (svids: readonly X509Svid[]) => X509Svid;
-  readonly clock?: Clock;
-  /** How long to wait for the first update; for ever unless the signal aborts. */
-  readonly signal?: AbortSignal;
+export interface X509SourceOptions extends SourceOptions {
+  /** Which of several identities to present; the first, which is the default, unless given. An update without it, or for which it throws, is refused. */
+  readonly pick?: (svids: readonly X509Svid[]) => X509Svid | undefined;
 }
 
 export interface TlsConnectOptions {
@@ -45,76 +41,72 @@ export interface Peer {
   readonly spiffeId: SpiffeId;
 }
 
+/** What is presented and trusted when the agent grants nothing. */
+const nothing: X509Context = Object.freeze({ svids: Object.freeze([]), bundles: new Map() });
+
 /**
- * Ready once `open` resolved; keeps the last good update when the agent is away. To be closed, or held by `await using`.
+ * Ready once `open` resolved; keeps the last good update when the agent is away or sends what cannot be used, and lets go of
+ * it only when the agent said for long enough that nothing is granted. To be closed, or held by `await using`.
  */
-export class X509Source implements AsyncDisposable {
-  readonly #context: WatchSource<X509Context>;
-  readonly #identity: WatchSource<TlsIdentity>;
-  readonly #pick: (svids: readonly X509Svid[]) => X509Svid;
+export class X509Source implements AsyncDisposable, X509BundleSource {
   /** Judges validity, and paces what is retried. */
   readonly clock: Clock;
-  readonly #stop: AbortController;
-  readonly #release: () => Promise<void>;
+  readonly #parts: SourceParts;
+  readonly #following: Following;
+  readonly #context = createWatch(nothing);
+  readonly #identity = createWatch(identityOf(nothing, undefined));
 
-  private constructor(first: X509Context, parts: SourceParts) {
-    this.#pick = parts.pick;
+  private constructor(parts: SourceParts, pick: X509SourceOptions['pick']) {
+    this.#parts = parts;
     this.clock = parts.clock;
-    this.#stop = parts.stop;
-    this.#context = createWatch(first);
-    this.#identity = createWatch(identityOf(first, parts.pick));
-    const following = this.#follow(parts.updates);
-    this.#release = async () => {
-      await following;
-      parts.release();
-    };
+    this.#following = follow(parts, {
+      watch: (signal, options) => parts.api.watchX509Context(signal, options),
+      accept: (context) => this.#set(context, pickFrom(context.svids, pick)),
+      withdraw: () => this.#set(nothing, undefined),
+      ended: (error) => {
+        this.#context.close(error);
+        // TLS ends go on with what they have.
+        this.#identity.close();
+      },
+    });
   }
 
   /**
-   * Waits for the first update.
-   * @throws as `WorkloadApi.watchX509Context`; unavailable `source.aborted` when the signal aborts first
+   * Waits for the first update that can be used.
+   * @throws as `WorkloadApi.watchX509Context`; unavailable `source.aborted` when the signal aborts first, with what it failed
+   *   on as its cause
    */
   static async open(options: X509SourceOptions = {}): Promise<X509Source> {
-    const api = options.api ?? new WorkloadApi(options.clock === undefined ? {} : { clock: options.clock });
-    const release = (): void => {
-      if (options.api === undefined) api.close();
-    };
-    const stop = new AbortController();
-    const abort = (): void => stop.abort();
-    options.signal?.addEventListener('abort', abort, { once: true });
-    try {
-      if (options.signal?.aborted === true) abort();
-      const updates = api.watchX509Context(stop.signal);
-      const first = await updates.next();
-      if (first.done === true) throw new SpiffeError('unavailable', 'source.aborted', 'no X509-SVID came before the wait was given up');
-      const pick = options.pick ?? firstOf;
-      return new X509Source(first.value, { pick, clock: options.clock ?? systemClock, stop, updates, release });
-    } catch (error) {
-      stop.abort();
-      release();
-      throw error;
-    } finally {
-      options.signal?.removeEventListener('abort', abort);
-    }
+    const parts = prepareSource(options);
+    const source = new X509Source(parts, options.pick);
+    await untilReady(parts, [source.#following], options.signal);
+    return source;
   }
 
-  /** The identity presented now. */
+  /**
+   * The identity presented now.
+   * @throws denied `source.withdrawn` when the agent took it back, unavailable `source.closed`
+   */
   get svid(): X509Svid {
-    return this.#identity.value.svid ?? firstOf(this.#context.value.svids);
+    requireOpen(this.#parts);
+    const { svid } = this.#identity.value;
+    if (svid === undefined) throw new SpiffeError('denied', 'source.withdrawn', 'the agent grants this workload no identity any more');
+    return svid;
   }
 
-  /** What TLS ends made of this source present and trust, now and after each update. */
+  /** What TLS ends made of this source present and trust, now and after each update; nothing after a withdrawal. */
   get identity(): Watch<TlsIdentity> {
     return this.#identity;
   }
 
-  /** All identities, bundles, and each newer update. */
+  /** All identities, bundles, and each newer update; without an identity only after a withdrawal. */
   get context(): Watch<X509Context> {
     return this.#context;
   }
 
-  /** DER certificates of a trust domain's authorities, if it is known here. */
-  bundleFor(trustDomain: TrustDomain): readonly Uint8Array[] | undefined {
+  /** @throws unavailable `source.closed` */
+  x509BundleFor(trustDomain: TrustDomain): readonly Uint8Array[] | undefined {
+    requireOpen(this.#parts);
     return this.#context.value.bundles.get(trustDomain);
   }
 
@@ -155,40 +147,22 @@ export class X509Source implements AsyncDisposable {
       },
     });
     // It ends with the source and fails only with it.
-    tls.follow(this.#stop.signal).catch(() => undefined);
+    tls.follow(this.#parts.stop.signal).catch(() => undefined);
     return tls.server;
   }
 
-  async close(): Promise<void> {
-    this.#stop.abort();
-    await this.#release();
+  /** Ends the watch. What TLS ends hold stays until they are closed. */
+  close(): Promise<void> {
+    return closeSource(this.#parts, [this.#following]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
 
-  async #follow(updates: AsyncIterableIterator<X509Context>): Promise<void> {
-    try {
-      for await (const context of updates) {
-        let identity: TlsIdentity;
-        try {
-          identity = identityOf(context, this.#pick);
-        } catch (error) {
-          diagnostics.publish({ event: 'update-refused', error });
-          continue;
-        }
-        this.#identity.set(identity);
-        this.#context.set(context);
-      }
-      this.#context.close();
-      this.#identity.close();
-    } catch (error) {
-      // What is held stays in force; readers of the watch learn why nothing newer comes.
-      const reason = error instanceof Error ? error : new Error('the watch ended');
-      this.#context.close(reason);
-      this.#identity.close();
-    }
+  #set(context: X509Context, svid: X509Svid | undefined): void {
+    this.#identity.set(identityOf(context, svid));
+    this.#context.set(context);
   }
 
   #check(usage: 'client' | 'server', authorize: Authorize): PeerCheck {
@@ -201,28 +175,14 @@ export class X509Source implements AsyncDisposable {
   }
 }
 
-interface SourceParts {
-  readonly pick: (svids: readonly X509Svid[]) => X509Svid;
-  readonly clock: Clock;
-  readonly stop: AbortController;
-  readonly updates: AsyncIterableIterator<X509Context>;
-  readonly release: () => void;
-}
-
-function identityOf(context: X509Context, pick: (svids: readonly X509Svid[]) => X509Svid): TlsIdentity {
+function identityOf(context: X509Context, svid: X509Svid | undefined): TlsIdentity {
   const bundles = new Map(
     [...context.bundles].map(([trustDomain, authorities]) => [
       trustDomain,
       { x509Authorities: authorities.map((certificate) => ({ certificate, tainted: false })) },
     ]),
   );
-  return { svid: pick(context.svids), bundles };
-}
-
-function firstOf(svids: readonly X509Svid[]): X509Svid {
-  const [first] = svids;
-  if (first === undefined) throw new SpiffeError('internal', 'source.empty', 'an update without an identity');
-  return first;
+  return { svid, bundles };
 }
 
 function reach(host: string, port: number, signal: AbortSignal | undefined): Promise<Socket> {

@@ -74,6 +74,38 @@ export function composeSpiffeId(trustDomain: TrustDomain, path: string): SpiffeI
 }
 
 /**
+ * As `composeSpiffeId`, of segments that are written without slashes; none of them gives the trust domain's own ID.
+ * @throws invalid as `parseSpiffeId` and `joinPath`
+ */
+export function spiffeIdFromSegments(trustDomain: TrustDomain, ...segments: readonly string[]): SpiffeId {
+  return composeSpiffeId(trustDomain, joinPath(...segments));
+}
+
+/**
+ * The ID below this one, such as `spiffe://example.org/a` and `/b` to `spiffe://example.org/a/b`.
+ * @throws invalid as `composeSpiffeId`
+ */
+export function appendPath(id: SpiffeId, path: string): SpiffeId {
+  return composeSpiffeId(trustDomainOf(id), pathOf(id) + (path === '' ? '' : checkedPath(path)));
+}
+
+/**
+ * The path made of these segments, each of which starts with a slash there and has none here.
+ * @throws invalid as `checkPath`
+ */
+export function joinPath(...segments: readonly string[]): string {
+  for (const segment of segments) checkPathSegment(segment);
+  return segments.map((segment) => `/${segment}`).join('');
+}
+
+/** @throws invalid `id.path.empty-segment|dot-segment|characters` */
+export function checkPathSegment(segment: string): void {
+  if (segment === '') throw new SpiffeError('invalid', 'id.path.empty-segment', 'path cannot contain empty segments');
+  // A slash is no character of a segment, so that nothing can be slipped in.
+  checkSegment(segment);
+}
+
+/**
  * The rules of a non-empty path [SPIFFE-ID 2.2].
  * @throws invalid `id.path.leading-slash|trailing-slash|empty-segment|dot-segment|characters`
  */
@@ -87,17 +119,26 @@ export function checkPath(path: string): void {
       }
       throw new SpiffeError('invalid', 'id.path.empty-segment', 'path cannot contain empty segments');
     }
-    if (segment === '.' || segment === '..') {
-      throw new SpiffeError('invalid', 'id.path.dot-segment', 'path cannot contain dot segments');
-    }
-    if (!segmentForm.test(segment)) {
-      throw new SpiffeError(
-        'invalid',
-        'id.path.characters',
-        'path segment characters are limited to letters, numbers, dots, dashes, and underscores',
-      );
-    }
+    checkSegment(segment);
   }
+}
+
+function checkSegment(segment: string): void {
+  if (segment === '.' || segment === '..') {
+    throw new SpiffeError('invalid', 'id.path.dot-segment', 'path cannot contain dot segments');
+  }
+  if (!segmentForm.test(segment)) {
+    throw new SpiffeError(
+      'invalid',
+      'id.path.characters',
+      'path segment characters are limited to letters, numbers, dots, dashes, and underscores',
+    );
+  }
+}
+
+function checkedPath(path: string): string {
+  checkPath(path);
+  return path;
 }
 
 function leadingSlashMissing(): SpiffeError {

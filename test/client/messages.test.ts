@@ -100,14 +100,19 @@ describe('JWT-SVIDs', () => {
     ['none', []],
     ['no token', [{ spiffe_id: alpha, svid: 'x.y', hint: '' }]],
   ])('refuse %s', (_what, svids) => {
-    expect(() => jwtSvidsFromMessage({ svids })).toThrow(expect.objectContaining({ kind: 'invalid' }));
+    expect(() => jwtSvidsFromMessage({ svids }, [])).toThrow(expect.objectContaining({ kind: 'invalid' }));
   });
 
   it('refuse a token for another identity', () => {
     const part = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString('base64url');
     const token = `${part({ alg: 'ES256', kid: 'a' })}.${part({ sub: alpha, aud: ['x'], exp: 4_000_000_000 })}.${Buffer.alloc(64).toString('base64url')}`;
-    expect(jwtSvidsFromMessage({ svids: [{ spiffe_id: alpha, svid: token, hint: 'h' }] })).toMatchObject([{ spiffeId: alpha, token, hint: 'h' }]);
-    expect(() => jwtSvidsFromMessage({ svids: [{ spiffe_id: beta, svid: token, hint: '' }] })).toThrow(expect.objectContaining({ reason: 'workload.message.malformed' }));
+    expect(jwtSvidsFromMessage({ svids: [{ spiffe_id: alpha, svid: token, hint: 'h' }] }, ['x'])).toMatchObject([{ spiffeId: alpha, token, hint: 'h' }]);
+    expect(() => jwtSvidsFromMessage({ svids: [{ spiffe_id: beta, svid: token, hint: '' }] }, ['x'])).toThrow(expect.objectContaining({ reason: 'workload.message.malformed' }));
+    const twice = { spiffe_id: alpha, svid: token, hint: 'h' };
+    // WLAPI-13
+    expect(jwtSvidsFromMessage({ svids: [twice, twice] }, ['x', ''])).toHaveLength(1);
+    // WLAPI-23
+    expect(() => jwtSvidsFromMessage({ svids: [twice] }, ['x', 'y'])).toThrow(expect.objectContaining({ reason: 'workload.message.malformed' }));
   });
 });
 

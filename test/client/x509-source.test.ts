@@ -85,8 +85,8 @@ describe('a source', () => {
   it('is ready when open resolves', async () => {
     const source = await open(alphaAgent);
     expect(source.svid.spiffeId).toBe(alpha);
-    expect(source.bundleFor('example.org' as never)).toEqual([home.certificate]);
-    expect(source.bundleFor('other.test' as never)).toBeUndefined();
+    expect(source.x509BundleFor('example.org' as never)).toEqual([home.certificate]);
+    expect(source.x509BundleFor('other.test' as never)).toBeUndefined();
     expect(source.context.value.svids).toHaveLength(1);
   });
 
@@ -262,7 +262,7 @@ describe('mutual TLS', () => {
     expect(await ask(await connect(client, port))).toBe('echo hi');
     const next = testAuthority('next');
     alphaAgent.x509({ svids: [grantedSvid(home, alpha, { bundle: next.certificate })] });
-    await waitFor(() => !Buffer.from(client.bundleFor('example.org' as never)?.[0] ?? []).equals(home.certificate));
+    await waitFor(() => !Buffer.from(client.x509BundleFor('example.org' as never)?.[0] ?? []).equals(home.certificate));
     await expect(connect(client, port)).rejects.toSatisfy((error: SpiffeError) => ['invalid', 'unauthenticated'].includes(error.kind));
   });
 

@@ -49,7 +49,7 @@ export function run(input: Uint8Array): void {
   }
   if (read(service.FetchX509Bundles, bytes, x509BundlesFromMessage)?.size === 0) throw new Error('no bundle');
   if (read(service.FetchJWTBundles, bytes, jwtBundlesFromMessage)?.size === 0) throw new Error('no bundle');
-  if (read(service.FetchJWTSVID, bytes, jwtSvidsFromMessage)?.length === 0) throw new Error('no token');
+  if (read(service.FetchJWTSVID, bytes, (message: Parameters<typeof jwtSvidsFromMessage>[0]) => jwtSvidsFromMessage(message, []))?.length === 0) throw new Error('no token');
   read(service.ValidateJWTSVID, bytes, validatedFromMessage);
   if ('polluted' in {}) throw new Error('Object.prototype was changed');
 }

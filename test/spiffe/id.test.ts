@@ -6,7 +6,11 @@ import { describe, expect, it } from 'vitest';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import type { SpiffeId, TrustDomain } from '../../spiffe/id.ts';
 import {
+  appendPath,
+  checkPathSegment,
   composeSpiffeId,
+  joinPath,
+  spiffeIdFromSegments,
   isAgentId,
   isMemberOf,
   isUnderPath,
@@ -163,4 +167,40 @@ it('agrees with the grammar of the standard on any text', () => {
     }),
     { numRuns: 2000 },
   );
+});
+
+describe('segments and paths', () => {
+  const id = parseSpiffeId('spiffe://example.org/a');
+
+  it('compose IDs', () => {
+    expect(spiffeIdFromSegments(org, 'ns', 'x', 'web-1')).toBe('spiffe://example.org/ns/x/web-1');
+    expect(spiffeIdFromSegments(org)).toBe('spiffe://example.org');
+    expect(joinPath()).toBe('');
+    expect(joinPath('a', 'b')).toBe('/a/b');
+    expect(appendPath(id, '/b/c')).toBe('spiffe://example.org/a/b/c');
+    expect(appendPath(parseSpiffeId('spiffe://example.org'), '/b')).toBe('spiffe://example.org/b');
+    expect(appendPath(id, '')).toBe(id);
+  });
+
+  it.each([
+    ['a/b', 'id.path.characters'],
+    ['', 'id.path.empty-segment'],
+    ['..', 'id.path.dot-segment'],
+    ['.', 'id.path.dot-segment'],
+    ['%2e', 'id.path.characters'],
+    ['ü', 'id.path.characters'],
+  ])('refuse the segment %j', (segment, reason) => {
+    expect(refusal(() => checkPathSegment(segment))).toBe(`invalid ${reason}`);
+    expect(refusal(() => spiffeIdFromSegments(org, 'x', segment))).toBe(`invalid ${reason}`);
+    expect(refusal(() => joinPath(segment))).toBe(`invalid ${reason}`);
+  });
+
+  it.each([
+    ['b', 'id.path.leading-slash'],
+    ['/', 'id.path.trailing-slash'],
+    ['/../b', 'id.path.dot-segment'],
+    [`/${'x'.repeat(2048)}`, 'id.length'],
+  ])('refuse to append %j', (path, reason) => {
+    expect(refusal(() => appendPath(id, path))).toBe(`invalid ${reason}`);
+  });
 });

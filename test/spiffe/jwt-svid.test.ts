@@ -8,7 +8,7 @@ import type { Bundle } from '../../spiffe/bundle.ts';
 import { composeBundle, emptyBundle, readJwtAuthority, taintJwtAuthority } from '../../spiffe/bundle.ts';
 import type { SpiffeId, TrustDomain } from '../../spiffe/id.ts';
 import type { JwtSvidDraft } from '../../spiffe/jwt-svid.ts';
-import { assembleJwtSvid, draftJwtSvid, maxJwtSvidBytes, parseJwtSvid, validateJwtSvid } from '../../spiffe/jwt-svid.ts';
+import { assembleJwtSvid, draftJwtSvid, maxJwtSvidBytes, parseJwtSvid, readJwtSvidUnverified, validateJwtSvid } from '../../spiffe/jwt-svid.ts';
 import type { AuthorityName } from '../vectors/generate-authorities.ts';
 import { privateKeyOf, readAuthorities } from '../vectors/generate-authorities.ts';
 import type { JwtCase } from '../vectors/generate-jwts.ts';
@@ -213,5 +213,29 @@ describe('parseJwtSvid', () => {
     ['a.b.c', 'invalid jwt-svid.encoding'],
   ])('refuses %j', (token, outcome) => {
     expect(refusal(() => parseJwtSvid(token))).toBe(outcome);
+  });
+});
+
+describe('several audiences', () => {
+  const token = (): string => {
+    const [good] = cases.filter(({ verdict }) => verdict === 'accept');
+    return good!.token;
+  };
+
+  it('JWT-09: one of those that the validator goes by is enough', () => {
+    expect(validateJwtSvid(token(), { ...expected, audience: ['other', 'aud-1'] }).audience).toContain('aud-1');
+    expect(refusal(() => validateJwtSvid(token(), { ...expected, audience: ['other', 'another'] }))).toBe('unauthenticated jwt-svid.audience');
+  });
+
+  it.each([[[]], [['']], [['aud-1', '']]])('refuses %j as what it goes by', (audience) => {
+    expect(refusal(() => validateJwtSvid(token(), { ...expected, audience }))).toBe('invalid jwt-svid.audience.missing');
+  });
+});
+
+describe('readJwtSvidUnverified', () => {
+  it('tells all claims of a token that nobody signed and that is over', () => {
+    const token = `${draftJwtSvid({ ...draft, keyId: 'nobody', jti: 'one' })}.AAAA`;
+    expect(readJwtSvidUnverified(token)).toMatchObject({ spiffeId: draft.spiffeId, audience: ['aud-1'], claims: { jti: 'one', sub: draft.spiffeId } });
+    expect(refusal(() => readJwtSvidUnverified('a.b.c'))).toBe('invalid jwt-svid.encoding');
   });
 });
