@@ -8,6 +8,7 @@ import { absolutePath, duration, type Overlay, parseConfig, parsed, port, sectio
 import { logLevels } from '../runtime/log.ts';
 import { parseTrustDomain } from '../spiffe/id.ts';
 import { nodeAttestor } from './admission/config.ts';
+import { fetchSection } from './federation/config.ts';
 
 const keyType = z.enum(['ec-p256', 'ec-p384', 'rsa-2048', 'rsa-4096']).default('ec-p256');
 
@@ -59,6 +60,7 @@ export const schema = section({
     jwt_issuer: z.string().min(1).max(2048).optional(),
   }).prefault({}),
   attestors: z.array(nodeAttestor).default([{ type: 'join_token' }]),
+  federation: section({ fetch: fetchSection.prefault({}) }).prefault({}),
   limits: section({
     entries: z.int().min(1).max(10_000_000).default(1_500_000),
     /** Calls or items a second of one caller; 0 is no limit. */
@@ -103,17 +105,19 @@ export function parseServerConfig(text: string, overlays: readonly Overlay[] = [
   return parseConfig(text, schema, overlays);
 }
 
-/** Durations in the sections of node attestors. */
-const ages: ReadonlySet<string> = new Set(['max_age', 'max_agent_life', 'max_token_age']);
+/** Durations in sections of other rooms. */
+const durations: ReadonlySet<string> = new Set(['max_age', 'max_agent_life', 'max_token_age', 'shortest', 'longest']);
 
 /** Everything in force, defaults included, in a form that can be read back. */
 export function formatServerConfig(config: ServerConfig): string {
   const { authorities, svids, record } = config;
-  const withUnits = (key: string, value: unknown): unknown => (ages.has(key) && typeof value === 'number' ? written(value) : value);
+  const withUnits = (key: string, value: unknown): unknown => (durations.has(key) && typeof value === 'number' ? written(value) : value);
   const attestors: unknown = JSON.parse(JSON.stringify(config.attestors, withUnits));
+  const federation: unknown = JSON.parse(JSON.stringify(config.federation, withUnits));
   return stringify({
     ...config,
     attestors,
+    federation,
     authorities: {
       x509: { ...authorities.x509, ttl: written(authorities.x509.ttl) },
       jwt: { ...authorities.jwt, ttl: written(authorities.jwt.ttl) },

@@ -29,6 +29,7 @@ import { openDoors } from './api/listen.ts';
 import { createNodeApi } from './api/node.ts';
 import { createOperatorApi } from './api/operator.ts';
 import { createSvidsApi } from './api/svids.ts';
+import { createTrustDomainsApi } from './api/trust-domains.ts';
 import type { AuditEvent } from './audit/event.ts';
 import { createRefusals } from './audit/refusals.ts';
 import { serverScope, witness } from './audit/scope.ts';
@@ -43,6 +44,7 @@ import { createProofPool } from './authority/proof.ts';
 import { openRotation } from './authority/rotate.ts';
 import { createSelfUpstream } from './authority/upstream-self.ts';
 import type { ServerConfig } from './config.ts';
+import { openFederation } from './federate.ts';
 import { countIssued, createObserver } from './observe.ts';
 import { createEntryRules } from './registry/entries.ts';
 import { runPruning } from './registry/prune.ts';
@@ -190,6 +192,9 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
   };
   const gate = createGate({ standing, budgets: createBudgets(clock, () => ratesOf(parts.live.value)), clock, record });
 
+  const { relationships, refresher, counts } = await openFederation({ config: config.federation.fetch, clock, log: parts.log, metrics: parts.metrics, store, bundles });
+  cleanup.defer(() => relationships.close());
+
   // What is answered on the two doors.
   const definitions = loadServices(
     'grpc.health.v1.Health',
@@ -197,6 +202,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
     'spire.api.server.bundle.v1.Bundle',
     'spire.api.server.entry.v1.Entry',
     'spire.api.server.svid.v1.SVID',
+    'spire.api.server.trustdomain.v1.TrustDomain',
     'steeple.node.v1.Node',
     'steeple.operator.v1.Operator',
   );
@@ -224,6 +230,10 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
       definitions['spire.api.server.svid.v1.SVID'],
       createSvidsApi({ trustDomain, clock, issuer, proofs, mint: createMint(issuing) }),
     ),
+    gate.service(
+      definitions['spire.api.server.trustdomain.v1.TrustDomain'],
+      createTrustDomainsApi({ trustDomain, clock, relationships, bundles, refresher, store }),
+    ),
   ];
   const node = gate.service(
     definitions['steeple.node.v1.Node'],
@@ -249,6 +259,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
         clock,
         store,
         authorities: rotation,
+        federation: { relationships, state: (name) => refresher.state(name), hasBundle: (name) => bundles.get(name) !== undefined },
         unconfirmed: feed.unconfirmed,
         status: () => ({
           version,
@@ -257,6 +268,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
           entries: entries.size,
           agents: agents.size,
           followingAgents: feed.following().length,
+          federation: counts(),
           unmetConditions: health.state.value.unmet.map(({ name, why }) => `${name}: ${why}`),
         }),
       }),
@@ -298,6 +310,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
     },
     doors: (stop) => doors.run(stop),
     registry: (stop) => registry.run(stop),
+    federation: (stop) => refresher.run(stop),
     refusals: (stop) => refusals.run(stop),
     reloads: (stop) => recordReloads(parts, store, stop),
     pruning: (stop) =>

@@ -11,6 +11,7 @@ export type ServedService =
   | 'spire.api.server.bundle.v1.Bundle'
   | 'spire.api.server.entry.v1.Entry'
   | 'spire.api.server.svid.v1.SVID'
+  | 'spire.api.server.trustdomain.v1.TrustDomain'
   | 'steeple.node.v1.Node'
   | 'steeple.operator.v1.Operator';
 
@@ -89,6 +90,13 @@ export const access: Readonly<Record<Method, AccessRow>> = {
   '/spire.api.server.svid.v1.SVID/MintWITSVID': row(steward),
   '/spire.api.server.svid.v1.SVID/NewDownstreamX509CA': row(['downstream'], 'both', 'signing'),
 
+  '/spire.api.server.trustdomain.v1.TrustDomain/ListFederationRelationships': row(steward),
+  '/spire.api.server.trustdomain.v1.TrustDomain/GetFederationRelationship': row(steward),
+  '/spire.api.server.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship': row(steward),
+  '/spire.api.server.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship': row(steward),
+  '/spire.api.server.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship': row(steward),
+  '/spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle': row(steward),
+
   '/steeple.node.v1.Node/Behind': row(agent, 'both', 'sync'),
   '/steeple.node.v1.Node/Follow': row(agent, 'both', 'sync'),
   '/steeple.node.v1.Node/Issue': row(agent, 'both', 'signing', 'x509', 'jwt'),
@@ -102,6 +110,7 @@ export const access: Readonly<Record<Method, AccessRow>> = {
   '/steeple.operator.v1.Operator/ListAuthorities': row(local, 'operators'),
   '/steeple.operator.v1.Operator/PrepareAuthority': row(local, 'operators'),
   '/steeple.operator.v1.Operator/ActivateAuthority': row(local, 'operators'),
+  '/steeple.operator.v1.Operator/ListRelationshipStates': row(local, 'operators'),
 };
 
 /** The row of a method by its full name, or `undefined` for one that is not ours. */

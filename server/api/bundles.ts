@@ -177,7 +177,7 @@ function foreignDomain(
 }
 
 /** Taint is our own mark; a client cannot set it. */
-function untainted(bundle: Bundle): Bundle {
+export function untainted(bundle: Bundle): Bundle {
   return {
     ...bundle,
     x509Authorities: bundle.x509Authorities.map((authority) => ({ ...authority, tainted: false })),

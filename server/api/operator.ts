@@ -6,11 +6,15 @@ import { namedValue } from '../../proto/convert/scalar.ts';
 import type { AuditEvent as AuditEventMessage } from '../../proto/gen/steeple/operator/v1/AuditEvent.ts';
 import type { Authority as AuthorityMessage } from '../../proto/gen/steeple/operator/v1/Authority.ts';
 import type { Credential as CredentialMessage } from '../../proto/gen/steeple/operator/v1/Credential.ts';
+import type { RelationshipState as StateMessage } from '../../proto/gen/steeple/operator/v1/RelationshipState.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
-import type { SpiffeId } from '../../spiffe/id.ts';
+import { type SpiffeId, type TrustDomain, trustDomainFromText } from '../../spiffe/id.ts';
 import type { RecordedEvent } from '../audit/event.ts';
-import type { AuditFilter, AuthorityKind, AuthorityRecord, Credential, CredentialFilter, Scope, Store } from '../store/store.ts';
+import type { FederationCounts } from '../federation/observe.ts';
+import type { Refresher } from '../federation/refresh.ts';
+import type { Relationships } from '../federation/relationships.ts';
+import type { AuditFilter, AuthorityKind, AuthorityRecord, Credential, CredentialFilter, RelationshipRecord, Scope, Store } from '../store/store.ts';
 import { scopeOf } from './caller.ts';
 import type { Handlers } from './handlers.ts';
 
@@ -27,6 +31,7 @@ export interface OperatorStatus {
   readonly agents: number;
   readonly followingAgents: number;
   readonly unmetConditions: readonly string[];
+  readonly federation: FederationCounts;
 }
 
 /** The authorities of this server; both acts throw as SPIRE's local authority service does. */
@@ -41,6 +46,11 @@ export interface OperatorDeps {
   readonly status: () => OperatorStatus;
   readonly store: Pick<Store, 'position' | 'getCredential' | 'listCredentials' | 'searchAudit'>;
   readonly authorities: Authorities;
+  readonly federation: {
+    readonly relationships: Pick<Relationships, 'get' | 'all'>;
+    readonly state: Refresher['state'];
+    readonly hasBundle: (trustDomain: TrustDomain) => boolean;
+  };
   /** Following agents that have not confirmed a revision yet. */
   readonly unconfirmed: (revision: number) => readonly SpiffeId[];
 }
@@ -76,6 +86,9 @@ export function createOperatorApi(deps: OperatorDeps): Handlers<'steeple.operato
         agents: status.agents,
         following_agents: status.followingAgents,
         unmet_conditions: [...status.unmetConditions],
+        relationships: status.federation.relationships,
+        relationships_failing: status.federation.failing,
+        relationships_pending: status.federation.pending,
       };
     },
 
@@ -135,6 +148,27 @@ export function createOperatorApi(deps: OperatorDeps): Handlers<'steeple.operato
     async ActivateAuthority({ kind, id }, caller) {
       return authorityMessage(await authorities.activate(authorityKind(kind), id, scopeOf(caller, clock.now())));
     },
+
+    async ListRelationshipStates({ trust_domain }) {
+      const { relationships } = deps.federation;
+      const one = trust_domain === '' ? undefined : relationships.get(trustDomainFromText(trust_domain));
+      const asked = trust_domain === '' ? relationships.all() : one === undefined ? [] : [one];
+      return { states: asked.map((relationship) => stateMessage(relationship, deps.federation)) };
+    },
+  };
+}
+
+function stateMessage({ trustDomain, createdAt }: RelationshipRecord, { state, hasBundle }: OperatorDeps['federation']): StateMessage {
+  const now = state(trustDomain);
+  return {
+    trust_domain: trustDomain,
+    created_at_ms: createdAt,
+    refreshed_at_ms: now?.refreshedAt ?? 0,
+    attempted_at_ms: now?.attemptedAt ?? 0,
+    next_at_ms: now?.nextAt ?? 0,
+    failures: now?.failures ?? 0,
+    reason: now?.reason ?? '',
+    pending: !hasBundle(trustDomain),
   };
 }
 

@@ -15,6 +15,7 @@ import { createEntriesApi } from '../../server/api/entries.ts';
 import { createNodeApi } from '../../server/api/node.ts';
 import { createOperatorApi } from '../../server/api/operator.ts';
 import { createSvidsApi } from '../../server/api/svids.ts';
+import { createTrustDomainsApi } from '../../server/api/trust-domains.ts';
 import type { AuditEvent } from '../../server/audit/event.ts';
 import { createIssuer } from '../../server/authority/issue.ts';
 import { createMemoryKeyStore } from '../../server/authority/keys-memory.ts';
@@ -24,9 +25,12 @@ import { createProofPool, type ProofPool } from '../../server/authority/proof.ts
 import { openRotation } from '../../server/authority/rotate.ts';
 import { defaultSlotPolicy } from '../../server/authority/slots.ts';
 import { createSelfUpstream } from '../../server/authority/upstream-self.ts';
+import { createRefresher } from '../../server/federation/refresh.ts';
+import { openRelationships } from '../../server/federation/relationships.ts';
 import { createEntryRules } from '../../server/registry/entries.ts';
 import type { AgentRecord } from '../../server/store/store.ts';
 import { composeRequest } from '../../spiffe/x509/request.ts';
+import { createEndpoints } from './endpoints.ts';
 import { openTestRegistry } from './registry.ts';
 import { draftOf, exampleOrg, scopeAt } from './store.ts';
 
@@ -74,11 +78,25 @@ export async function openApiWorld() {
     recordRefusals,
   });
   const disconnected: string[] = [];
+  const relationships = await openRelationships(store);
+  const endpoints = createEndpoints();
+  const refresher = createRefresher({
+    clock,
+    random: () => 0,
+    relationships,
+    bundles,
+    store,
+    fetch: endpoints.fetch,
+    bounds: { shortestMs: 60_000, longestMs: 86_400_000 },
+    atOnce: 4,
+    observe: { refreshed: () => undefined, failed: () => undefined },
+  });
   return {
     ...world,
     rotation,
     refusals,
     disconnected,
+    endpoints,
     /** A request for a certificate and its public key. */
     request(): { readonly csr: Buffer; readonly publicKey: Buffer } {
       const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
@@ -110,13 +128,15 @@ export async function openApiWorld() {
       authorizedEntries: (id) => holdings.authorizedEntries(id, clock.now()),
     }),
     svidsApi: createSvidsApi({ trustDomain: exampleOrg, clock, issuer, proofs, mint: createMint(issuing) }),
+    trustDomainsApi: createTrustDomainsApi({ trustDomain: exampleOrg, clock, relationships, bundles, refresher, store }),
     nodeApi: createNodeApi({ clock, feed, issuer, store }),
     operatorApi: createOperatorApi({
       clock,
       store,
       authorities: rotation,
+      federation: { relationships, state: (name) => refresher.state(name), hasBundle: (name) => bundles.get(name) !== undefined },
       unconfirmed: feed.unconfirmed,
-      status: () => ({ version: 'test', trustDomain: exampleOrg, startedAt: 1, entries: entries.size, agents: agents.size, followingAgents: feed.following().length, unmetConditions: [] }),
+      status: () => ({ version: 'test', trustDomain: exampleOrg, startedAt: 1, entries: entries.size, agents: agents.size, followingAgents: feed.following().length, unmetConditions: [], federation: { relationships: 3, failing: 2, pending: 1 } }),
     }),
   };
 }

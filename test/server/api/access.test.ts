@@ -54,6 +54,7 @@ describe('access', () => {
       'spire.api.server.bundle.v1.Bundle',
       'spire.api.server.entry.v1.Entry',
       'spire.api.server.svid.v1.SVID',
+      'spire.api.server.trustdomain.v1.TrustDomain',
       'steeple.node.v1.Node',
       'steeple.operator.v1.Operator',
     );

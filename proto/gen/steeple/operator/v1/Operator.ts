@@ -14,6 +14,8 @@ import type { ListAuthoritiesRequest as _steeple_operator_v1_ListAuthoritiesRequ
 import type { ListAuthoritiesResponse as _steeple_operator_v1_ListAuthoritiesResponse, ListAuthoritiesResponse__Output as _steeple_operator_v1_ListAuthoritiesResponse__Output } from '../../../steeple/operator/v1/ListAuthoritiesResponse.ts';
 import type { ListCredentialsRequest as _steeple_operator_v1_ListCredentialsRequest, ListCredentialsRequest__Output as _steeple_operator_v1_ListCredentialsRequest__Output } from '../../../steeple/operator/v1/ListCredentialsRequest.ts';
 import type { ListCredentialsResponse as _steeple_operator_v1_ListCredentialsResponse, ListCredentialsResponse__Output as _steeple_operator_v1_ListCredentialsResponse__Output } from '../../../steeple/operator/v1/ListCredentialsResponse.ts';
+import type { ListRelationshipStatesRequest as _steeple_operator_v1_ListRelationshipStatesRequest, ListRelationshipStatesRequest__Output as _steeple_operator_v1_ListRelationshipStatesRequest__Output } from '../../../steeple/operator/v1/ListRelationshipStatesRequest.ts';
+import type { ListRelationshipStatesResponse as _steeple_operator_v1_ListRelationshipStatesResponse, ListRelationshipStatesResponse__Output as _steeple_operator_v1_ListRelationshipStatesResponse__Output } from '../../../steeple/operator/v1/ListRelationshipStatesResponse.ts';
 import type { PrepareAuthorityRequest as _steeple_operator_v1_PrepareAuthorityRequest, PrepareAuthorityRequest__Output as _steeple_operator_v1_PrepareAuthorityRequest__Output } from '../../../steeple/operator/v1/PrepareAuthorityRequest.ts';
 import type { SearchAuditRequest as _steeple_operator_v1_SearchAuditRequest, SearchAuditRequest__Output as _steeple_operator_v1_SearchAuditRequest__Output } from '../../../steeple/operator/v1/SearchAuditRequest.ts';
 import type { SearchAuditResponse as _steeple_operator_v1_SearchAuditResponse, SearchAuditResponse__Output as _steeple_operator_v1_SearchAuditResponse__Output } from '../../../steeple/operator/v1/SearchAuditResponse.ts';
@@ -66,6 +68,15 @@ export interface OperatorClient extends grpc.Client {
   listCredentials(argument: _steeple_operator_v1_ListCredentialsRequest, options: grpc.CallOptions, callback: grpc.requestCallback<_steeple_operator_v1_ListCredentialsResponse__Output>): grpc.ClientUnaryCall;
   listCredentials(argument: _steeple_operator_v1_ListCredentialsRequest, callback: grpc.requestCallback<_steeple_operator_v1_ListCredentialsResponse__Output>): grpc.ClientUnaryCall;
 
+  ListRelationshipStates(argument: _steeple_operator_v1_ListRelationshipStatesRequest, metadata: grpc.Metadata, options: grpc.CallOptions, callback: grpc.requestCallback<_steeple_operator_v1_ListRelationshipStatesResponse__Output>): grpc.ClientUnaryCall;
+  ListRelationshipStates(argument: _steeple_operator_v1_ListRelationshipStatesRequest, metadata: grpc.Metadata, callback: grpc.requestCallback<_steeple_operator_v1_ListRelationshipStatesResponse__Output>): grpc.ClientUnaryCall;
+  ListRelationshipStates(argument: _steeple_operator_v1_ListRelationshipStatesRequest, options: grpc.CallOptions, callback: grpc.requestCallback<_steeple_operator_v1_ListRelationshipStatesResponse__Output>): grpc.ClientUnaryCall;
+  ListRelationshipStates(argument: _steeple_operator_v1_ListRelationshipStatesRequest, callback: grpc.requestCallback<_steeple_operator_v1_ListRelationshipStatesResponse__Output>): grpc.ClientUnaryCall;
+  listRelationshipStates(argument: _steeple_operator_v1_ListRelationshipStatesRequest, metadata: grpc.Metadata, options: grpc.CallOptions, callback: grpc.requestCallback<_steeple_operator_v1_ListRelationshipStatesResponse__Output>): grpc.ClientUnaryCall;
+  listRelationshipStates(argument: _steeple_operator_v1_ListRelationshipStatesRequest, metadata: grpc.Metadata, callback: grpc.requestCallback<_steeple_operator_v1_ListRelationshipStatesResponse__Output>): grpc.ClientUnaryCall;
+  listRelationshipStates(argument: _steeple_operator_v1_ListRelationshipStatesRequest, options: grpc.CallOptions, callback: grpc.requestCallback<_steeple_operator_v1_ListRelationshipStatesResponse__Output>): grpc.ClientUnaryCall;
+  listRelationshipStates(argument: _steeple_operator_v1_ListRelationshipStatesRequest, callback: grpc.requestCallback<_steeple_operator_v1_ListRelationshipStatesResponse__Output>): grpc.ClientUnaryCall;
+
   PrepareAuthority(argument: _steeple_operator_v1_PrepareAuthorityRequest, metadata: grpc.Metadata, options: grpc.CallOptions, callback: grpc.requestCallback<_steeple_operator_v1_Authority__Output>): grpc.ClientUnaryCall;
   PrepareAuthority(argument: _steeple_operator_v1_PrepareAuthorityRequest, metadata: grpc.Metadata, callback: grpc.requestCallback<_steeple_operator_v1_Authority__Output>): grpc.ClientUnaryCall;
   PrepareAuthority(argument: _steeple_operator_v1_PrepareAuthorityRequest, options: grpc.CallOptions, callback: grpc.requestCallback<_steeple_operator_v1_Authority__Output>): grpc.ClientUnaryCall;
@@ -102,6 +113,8 @@ export interface OperatorHandlers extends grpc.UntypedServiceImplementation {
 
   ListCredentials: grpc.handleUnaryCall<_steeple_operator_v1_ListCredentialsRequest__Output, _steeple_operator_v1_ListCredentialsResponse>;
 
+  ListRelationshipStates: grpc.handleUnaryCall<_steeple_operator_v1_ListRelationshipStatesRequest__Output, _steeple_operator_v1_ListRelationshipStatesResponse>;
+
   PrepareAuthority: grpc.handleUnaryCall<_steeple_operator_v1_PrepareAuthorityRequest__Output, _steeple_operator_v1_Authority>;
 
   SearchAudit: grpc.handleUnaryCall<_steeple_operator_v1_SearchAuditRequest__Output, _steeple_operator_v1_SearchAuditResponse>;
@@ -116,6 +129,7 @@ export interface OperatorDefinition extends grpc.ServiceDefinition {
   GetStatus: MethodDefinition<_steeple_operator_v1_GetStatusRequest, _steeple_operator_v1_Status, _steeple_operator_v1_GetStatusRequest__Output, _steeple_operator_v1_Status__Output>
   ListAuthorities: MethodDefinition<_steeple_operator_v1_ListAuthoritiesRequest, _steeple_operator_v1_ListAuthoritiesResponse, _steeple_operator_v1_ListAuthoritiesRequest__Output, _steeple_operator_v1_ListAuthoritiesResponse__Output>
   ListCredentials: MethodDefinition<_steeple_operator_v1_ListCredentialsRequest, _steeple_operator_v1_ListCredentialsResponse, _steeple_operator_v1_ListCredentialsRequest__Output, _steeple_operator_v1_ListCredentialsResponse__Output>
+  ListRelationshipStates: MethodDefinition<_steeple_operator_v1_ListRelationshipStatesRequest, _steeple_operator_v1_ListRelationshipStatesResponse, _steeple_operator_v1_ListRelationshipStatesRequest__Output, _steeple_operator_v1_ListRelationshipStatesResponse__Output>
   PrepareAuthority: MethodDefinition<_steeple_operator_v1_PrepareAuthorityRequest, _steeple_operator_v1_Authority, _steeple_operator_v1_PrepareAuthorityRequest__Output, _steeple_operator_v1_Authority__Output>
   SearchAudit: MethodDefinition<_steeple_operator_v1_SearchAuditRequest, _steeple_operator_v1_SearchAuditResponse, _steeple_operator_v1_SearchAuditRequest__Output, _steeple_operator_v1_SearchAuditResponse__Output>
   TailAudit: MethodDefinition<_steeple_operator_v1_TailAuditRequest, _steeple_operator_v1_AuditEvent, _steeple_operator_v1_TailAuditRequest__Output, _steeple_operator_v1_AuditEvent__Output>

@@ -14,6 +14,9 @@ export interface Status {
   'agents'?: (number | string | Long);
   'following_agents'?: (number | string | Long);
   'unmet_conditions'?: (string)[];
+  'relationships'?: (number | string | Long);
+  'relationships_failing'?: (number | string | Long);
+  'relationships_pending'?: (number | string | Long);
 }
 
 export interface Status__Output {
@@ -26,4 +29,7 @@ export interface Status__Output {
   'agents': (string);
   'following_agents': (string);
   'unmet_conditions': (string)[];
+  'relationships': (string);
+  'relationships_failing': (string);
+  'relationships_pending': (string);
 }
