@@ -4,7 +4,7 @@
  * knows one pooled trust store and host names, is switched off; who may do what is left to the callers.
  */
 import { constants, X509Certificate } from 'node:crypto';
-import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { isIP } from 'node:net';
 import { connect, createSecureContext, createServer } from 'node:tls';
 import type { SecureContext, SecureContextOptions, SecureVersion, Server, TLSSocket } from 'node:tls';
@@ -25,12 +25,13 @@ export interface TlsIdentity {
   readonly bundles: ReadonlyMap<TrustDomain, Pick<Bundle, 'x509Authorities'>>;
 }
 
-/** DER, leaf first, to whoever it proves; throws to refuse. */
-export type PeerCheck = (chain: readonly Uint8Array[]) => Pick<VerifiedPeer, 'spiffeId'>;
+/** DER, leaf first, to whoever it proves; throws to refuse. The socket is the connection in question, to be marked and not used. */
+export type PeerCheck = (chain: readonly Uint8Array[], socket: TLSSocket) => Pick<VerifiedPeer, 'spiffeId'>;
 
 export type TlsVersion = Extract<SecureVersion, 'TLSv1.2' | 'TLSv1.3'>;
 
-const handshakeMs = 5_000;
+/** A handshake that takes longer is given up. */
+export const handshakeMs = 5_000;
 const grpcProtocols: readonly string[] = ['h2'];
 const maxPeerCertificates = 32;
 // Of TLS 1.2 only what has forward secrecy and authenticated encryption.
@@ -59,7 +60,11 @@ export function checkAgainstBundles(identity: Watch<TlsIdentity>, clock: Clock, 
  * Checks that a server is exactly `expected`, by its own trust domain's authorities and no other's.
  * @throws as `verifyPeer`; unauthenticated `tls.peer.unexpected`
  */
-export function checkServerIs(expected: SpiffeId, identity: Watch<TlsIdentity>, clock: Clock): PeerCheck {
+export function checkServerIs(
+  expected: SpiffeId,
+  identity: Watch<TlsIdentity>,
+  clock: Clock,
+): (chain: readonly Uint8Array[]) => VerifiedPeer {
   const check = checkAgainstBundles(identity, clock, 'server');
   return (chain) => {
     const peer = check(chain);
@@ -132,15 +137,26 @@ export function createTlsServer(options: TlsServerOptions): TlsServer {
   };
 }
 
+/** Judges a server as browsers do: by its host name, and by these authorities in PEM, the machine's when absent. */
+export interface WebCheck {
+  readonly roots: readonly string[] | undefined;
+}
+
 export interface TlsClientOptions {
   readonly identity: Watch<TlsIdentity>;
   readonly clock: Clock;
-  readonly check: PeerCheck;
+  readonly check: PeerCheck | WebCheck;
   readonly minVersion?: TlsVersion;
   /** As of the server. */
   readonly protocols?: readonly string[];
-  /** Host name for SNI; nothing is checked against it. Left out of the handshake when it is an address. */
+  /** Host name for SNI; only a WebCheck checks it. Left out of the handshake when it is an address. */
   readonly serverName?: string;
+}
+
+/** What differs between connections of one client; else as its options say. */
+export interface HandshakeTarget {
+  readonly serverName?: string;
+  readonly protocols?: readonly string[];
 }
 
 /** What a client connection is made of, and the change of which asks for a new one. */
@@ -150,35 +166,37 @@ export interface TlsClient {
   /**
    * Secures a connected socket. Resolves once the server is proved; until then nothing is sent on it, and on failure it
    * is destroyed.
-   * @throws what the check throws, unavailable `tls.handshake`
+   * @throws what the check throws, invalid `tls.alpn`, unavailable `tls.handshake`
    */
-  handshake(socket: Socket): Promise<TLSSocket>;
+  handshake(socket: Duplex, target?: HandshakeTarget): Promise<TLSSocket>;
 }
 
 export function createTlsClient(options: TlsClientOptions): TlsClient {
   const minVersion = options.minVersion ?? 'TLSv1.3';
-  const protocols = options.protocols ?? grpcProtocols;
+  const { check } = options;
+  const web = typeof check === 'function' ? undefined : check;
   let prepared: { readonly svid: X509Svid | undefined; readonly context: SecureContext } | undefined;
   const context = (): SecureContext => {
     const { svid } = options.identity.value;
     if (prepared === undefined || prepared.svid !== svid) {
-      prepared = { svid, context: createSecureContext(secureContextOptions(svid, minVersion)) };
+      const roots = web === undefined ? {} : { ca: web.roots === undefined ? undefined : [...web.roots] };
+      prepared = { svid, context: createSecureContext({ ...secureContextOptions(svid, minVersion), ...roots }) };
     }
     return prepared.context;
   };
-  const serverName = options.serverName ?? '';
 
   return {
     get identity() {
       return options.identity.value;
     },
-    async handshake(socket) {
+    async handshake(socket, target = {}) {
+      const protocols = target.protocols ?? options.protocols ?? grpcProtocols;
+      const serverName = target.serverName ?? options.serverName ?? '';
       const timer = new AbortController();
       const secured = connect({
         socket,
         secureContext: context(),
-        rejectUnauthorized: false,
-        checkServerIdentity: () => undefined,
+        ...(web === undefined ? { rejectUnauthorized: false, checkServerIdentity: () => undefined } : { host: serverName }),
         ...(protocols.length > 0 && { ALPNProtocols: [...protocols] }),
         ...(serverName === '' || isIP(serverName) !== 0 ? {} : { servername: serverName }),
       });
@@ -193,7 +211,7 @@ export function createTlsClient(options: TlsClientOptions): TlsClient {
           );
         });
         requireProtocol(secured, protocols);
-        options.check(peerChain(secured));
+        if (typeof check === 'function') check(peerChain(secured), secured);
         return secured;
       } catch (error) {
         // A late error of a destroyed socket has nobody left to tell.
@@ -209,7 +227,7 @@ export function createTlsClient(options: TlsClientOptions): TlsClient {
 }
 
 /** Neither tickets nor session ids, so that every connection is checked against the bundles of its own moment (T-08). */
-function secureContextOptions(svid: X509Svid | undefined, minVersion: TlsVersion): SecureContextOptions {
+export function secureContextOptions(svid: X509Svid | undefined, minVersion: TlsVersion): SecureContextOptions {
   return {
     minVersion,
     ciphers,
@@ -226,16 +244,21 @@ function secureContextOptions(svid: X509Svid | undefined, minVersion: TlsVersion
   };
 }
 
-function requireProtocol(socket: TLSSocket, protocols: readonly string[]): void {
+export function requireProtocol(socket: TLSSocket, protocols: readonly string[]): void {
   if (protocols.length === 0 || protocols.includes(String(socket.alpnProtocol))) return;
   throw new SpiffeError('invalid', 'tls.alpn', `peer does not speak ${protocols.join(' or ')}`);
 }
 
-/** What the peer sent, leaf first; empty when it sent nothing. */
-function peerChain(socket: TLSSocket): readonly Uint8Array[] {
+/** What the peer sent, DER, leaf first; empty when it sent nothing. */
+export function peerChain(socket: TLSSocket): readonly Uint8Array[] {
+  return certificatesOf(socket.getPeerCertificate(true));
+}
+
+/** The DER of a chain as Node gives it: from leaf to issuer, the last one its own. */
+export function certificatesOf(leaf: { readonly raw: Buffer; readonly issuerCertificate?: unknown }): readonly Uint8Array[] {
   const chain: Uint8Array[] = [];
   // The type says otherwise, but without a certificate this is an empty object.
-  let next: { raw?: Buffer; issuerCertificate?: unknown } | undefined = socket.getPeerCertificate(true);
+  let next: { readonly raw?: Buffer; readonly issuerCertificate?: unknown } | undefined = leaf;
   const seen = new Set<unknown>();
   while (next?.raw !== undefined && !seen.has(next) && chain.length < maxPeerCertificates) {
     seen.add(next);
@@ -258,7 +281,7 @@ function authoritiesOf(bundle: Pick<Bundle, 'x509Authorities'> | undefined): rea
   return list;
 }
 
-function asRefusal(error: unknown): SpiffeError {
+export function asRefusal(error: unknown): SpiffeError {
   if (error instanceof SpiffeError) return error;
   const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : 'unknown';
   return new SpiffeError('unavailable', 'tls.handshake', `TLS handshake failed (${code})`, { detail: { code }, cause: error });
