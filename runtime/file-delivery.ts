@@ -62,7 +62,7 @@ export async function deliverFiles<S extends FileSet>(options: FileDeliveryOptio
         failures += 1;
         onEvent({ what: 'failed', step, error: errorOf(caught) });
       }
-      await other(clock, wanted, now, failures === 0 ? lookEveryMs : backoffMs(failures, random(), retry), signal);
+      await untilOther(clock, wanted, now, failures === 0 ? lookEveryMs : backoffMs(failures, random(), retry), signal);
     }
   } finally {
     await directory.close();
@@ -122,7 +122,7 @@ async function bring<S extends FileSet>(
 }
 
 /** Returns when the watch has another value, or after a while. */
-async function other<T>(clock: Clock, watch: Watch<T>, value: T, ms: number, signal: AbortSignal): Promise<void> {
+export async function untilOther<T>(clock: Clock, watch: Watch<T>, value: T, ms: number, signal: AbortSignal): Promise<void> {
   const wait = linkedController(signal);
   const over = new Error('waited enough');
   void clock.sleep(ms, wait.signal).then(

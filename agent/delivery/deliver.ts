@@ -187,13 +187,17 @@ function createComposer({ config, parts, caller, wanted, onEvent }: Composing): 
     const { tokens, lookAt } = await keepToken(entry, signal);
     const { chain, key } = identity.svid;
     const names = { ...config.files, bundleFormat: config.bundle_format };
-    const files = credentialFiles(names, { chain, key, trustDomain, bundles: update.bundles, tokens }).map(({ name, content, secret }) => ({
-      name,
-      content,
-      mode: secret ? secretMode : publicMode,
-    }));
-    const missing = config.jwt.map(({ file }) => file).filter((file) => !tokens.has(file));
-    wanted.set({ is: 'files', set: { files, svid: identity.svid, from: next, missing } });
+    try {
+      const contents = credentialFiles(names, { chain, key, trustDomain, bundles: update.bundles, tokens });
+      const files = contents.map(({ name, content, secret }) => ({ name, content, mode: secret ? secretMode : publicMode }));
+      const missing = config.jwt.map(({ file }) => file).filter((file) => !tokens.has(file));
+      wanted.set({ is: 'files', set: { files, svid: identity.svid, from: next, missing } });
+    } catch (error) {
+      // Such as a federated authority that has no form in a bundle document; what was delivered stays.
+      if (!(error instanceof SpiffeError)) throw error;
+      onEvent({ what: 'failed', step: 'write', error });
+      next.sent();
+    }
     return lookAt;
   };
 }

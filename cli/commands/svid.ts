@@ -5,7 +5,6 @@
 import { chmod, mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { WorkloadApi, type X509Context } from '../../client/index.ts';
-import { systemClock } from '../../runtime/clock.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { parseSpiffeId, trustDomainOf } from '../../spiffe/id.ts';
 import { formatPemCertificates } from '../../spiffe/pem.ts';
@@ -13,7 +12,9 @@ import type { X509Svid } from '../../spiffe/x509-svid.ts';
 import { command, type Command, exitCodes, type Io } from '../command.ts';
 import type { FlagSpec } from '../flags.ts';
 import { publicSocketFlag, workloadAddress } from '../operators.ts';
-import { distance, instant, json, outputFlag, type OutputForm, outputForm, plain, record } from '../print.ts';
+import { instant, json, outputFlag, type OutputForm, outputForm, plain } from '../print.ts';
+import { printContext } from '../svid-print.ts';
+import { svidWatch } from './svid-watch.ts';
 
 const dirFlag = {
   dir: { type: 'text', value: 'DIR', summary: 'write svid.N.pem, svid.N.key and bundle.N.pem here' },
@@ -47,17 +48,7 @@ export const svidCommands: readonly Command[] = [
       return exitCodes.ok;
     },
   }),
-  command({
-    name: 'svid watch',
-    summary: 'print every update of the identities of this process',
-    flags: { ...publicSocketFlag, ...outputFlag, ...dirFlag },
-    async run({ flags }, io) {
-      using api = openApi(flags.socket, io);
-      const form = outputForm(flags.output);
-      for await (const context of api.watchX509Context(io.signal)) await show(context, form, flags.dir, io);
-      return exitCodes.ok;
-    },
-  }),
+  svidWatch,
   command({
     name: 'svid validate',
     summary: 'have the agent check a JWT-SVID',
@@ -92,32 +83,7 @@ function openApi(flag: string | undefined, io: Io): WorkloadApi {
 
 async function show(context: X509Context, form: OutputForm, dir: string | undefined, io: Io): Promise<void> {
   if (dir !== undefined) await writeFiles(context, dir);
-  const now = systemClock.now();
-  if (form === 'json') {
-    const svids = context.svids.map((svid) => ({
-      spiffeId: svid.spiffeId,
-      serial: svid.serial,
-      hint: svid.hint,
-      notBeforeAt: instant(svid.notBeforeAt),
-      expiresAt: instant(svid.expiresAt),
-      certificates: formatPemCertificates(svid.chain),
-    }));
-    const bundles = Object.fromEntries([...context.bundles].map(([domain, list]) => [domain, formatPemCertificates(list)]));
-    io.out(`${JSON.stringify({ svids, bundles })}\n`);
-    return;
-  }
-  for (const svid of context.svids) {
-    io.out(
-      record([
-        ['SPIFFE ID', svid.spiffeId],
-        ['Serial', svid.serial],
-        ['Valid from', instant(svid.notBeforeAt)],
-        ['Expires', `${instant(svid.expiresAt)} (${distance(svid.expiresAt, now)})`],
-        ...(svid.hint === '' ? [] : [['Hint', svid.hint] as const]),
-        ['Bundles', [...context.bundles.keys()]],
-      ]),
-    );
-  }
+  printContext(context, form, io);
 }
 
 /** Each file replaced whole, the key readable by its owner only from its first byte. */
