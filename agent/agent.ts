@@ -11,13 +11,15 @@ import type { Clock } from '../runtime/clock.ts';
 import { ensurePrivateDirectory } from '../runtime/files.ts';
 import { openHealthPages, type Health } from '../runtime/health.ts';
 import { tryLockFile } from '../runtime/linux.ts';
-import type { Logger } from '../runtime/log.ts';
+import type { Logger, RootLogger } from '../runtime/log.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Peer } from '../runtime/peer.ts';
 import { rpcService } from '../runtime/rpc/handlers.ts';
 import { runTasks, type Task } from '../runtime/tasks.ts';
 import { attestorTasks, evidenceSource, workloadAttestors } from './attestors.ts';
+import { createBrokering } from './brokering.ts';
 import type { AgentConfig } from './config.ts';
+import { createFileDeliveries } from './delivery/deliveries.ts';
 import { createDoors } from './doors.ts';
 import { eventReceiver } from './events/messages.ts';
 import { createReporter, type Reporter } from './events/report.ts';
@@ -31,6 +33,8 @@ import { postStatus } from './node/messages.ts';
 import { nodeStateFiles } from './node/state.ts';
 import type { FirstTrust } from './node/trust.ts';
 import { createObserver } from './observe.ts';
+import { secretDiscovery } from './sds/api.ts';
+import { secretSettings, sharedSecretServices } from './secrets.ts';
 import { createSvidCache } from './svids/cache.ts';
 import { createDeliveries } from './svids/delivery.ts';
 import { createDiskCache, forgetDiskCache, type SealingKeyFile } from './svids/disk.ts';
@@ -49,7 +53,7 @@ import { synchronise } from './sync/synchronise.ts';
 import { observeAnswers } from './workload/answers.ts';
 import { workloadApi } from './workload/api.ts';
 import { createAttest, followAttestation } from './workload/attest.ts';
-import { createCaller, type Caller } from './workload/caller.ts';
+import { createCaller, type Caller, type FollowPeer } from './workload/caller.ts';
 import { createWanted } from './workload/wanted.ts';
 import { createWitness } from './witness.ts';
 
@@ -60,6 +64,8 @@ export interface AgentParts {
   /** In [0, 1): jitter. */
   readonly random: () => number;
   readonly log: Logger;
+  /** Of `log`, for operators to read and set; where it is left out they cannot. */
+  readonly logLevel?: Pick<RootLogger, 'level' | 'setLevel'>;
   readonly metrics: Metrics;
   readonly health: Health;
   /** What the restart cache is sealed with, when it is not a key of its own. */
@@ -290,22 +296,33 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
     clock,
     onAnswer: observeAnswers({ names: attestors.map(({ name }) => name), clock, metrics, log }),
   });
-  const callerOf = (peer: Peer): Caller =>
-    createCaller(
-      peer,
-      (whose, stop) => followAttestation({ attest, clock, random }, whose, wanted.wanted, stop),
-      (caller, attestation) => witness.attested(caller, attestation),
-    );
+  const follow: FollowPeer = (whose, stop) => followAttestation({ attest, clock, random }, whose, wanted.wanted, stop);
+  const callerOf = (peer: Peer): Caller => createCaller(peer, follow, (caller, attestation) => witness.attested(caller, attestation));
+  const updates = { clock, cache, freshness: synchronisation.freshness, deliveries };
+  const files = createFileDeliveries(config.deliveries, { ...updates, random, log, metrics, trustDomain, tokens, witness, isKnown: () => known });
+  const syncedAt = (): number | undefined => (heardAt === undefined ? undefined : clock.now() - (clock.monotonic() - heardAt));
+  const brokering = createBrokering({
+    ...updates,
+    config,
+    witness,
+    identity: identity.tls,
+    holdings,
+    tokens,
+    follow,
+    callerOf,
+    pods: attestors.find(({ pods }) => pods !== undefined)?.pods,
+    isReady: () => known,
+    onCall: (end) => observer.called(end),
+    figures: { counts: () => ({ x509: cache.counts().x509, jwt: tokens.size }), syncedAt },
+    logger: parts.logLevel,
+  });
   const doors = createDoors({
     config,
     clock,
     observer,
     callerOf,
     workloadApi: workloadApi({
-      clock,
-      cache,
-      freshness: synchronisation.freshness,
-      deliveries,
+      ...updates,
       trustDomain,
       holdings: () => holdings.value,
       tokens,
@@ -313,23 +330,32 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
       allowedForeignClaims: new Set(config.workload.allowed_foreign_jwt_claims),
       bundlesForAll: config.workload.bundles_for_all,
     }),
-    reflection: reflectionServices(['SpiffeWorkloadAPI', 'grpc.health.v1.Health']).map(({ definition, handlers }) =>
+    secretDiscovery: secretDiscovery({
+      ...updates,
+      ...secretSettings(config.sds, observer),
+      trustDomain,
+      tokens,
+      witness,
+      bundlesForAll: config.workload.bundles_for_all,
+    }),
+    reflection: reflectionServices(['SpiffeWorkloadAPI', 'grpc.health.v1.Health', ...sharedSecretServices(config.sds)]).map(({ definition, handlers }) =>
       rpcService<typeof definition, Caller>(definition, handlers),
     ),
     isReady: () => known,
     admin: { attest, entries: () => cache.entries() },
+    operators: brokering.services,
     status: () => ({
       version,
       agentId: identity.identity.value?.svid.spiffeId ?? '',
       svidExpiresAt: identity.identity.value?.svid.expiresAt ?? 0,
       epoch: holdings.value.position?.epoch ?? '',
       revision: holdings.value.position?.revision ?? 0,
-      followedAt: heardAt === undefined ? 0 : clock.now() - (clock.monotonic() - heardAt),
+      followedAt: syncedAt() ?? 0,
       entries: cache.counts().entries,
       x509Svids: cache.counts().x509,
       jwtSvids: tokens.size,
       workloadStreams: deliveries.size,
-      unmetConditions: health.state.value.unmet.map(({ name, why }) => `${name}: ${why}`),
+      unmetConditions: [...health.state.value.unmet.map(({ name, why }) => `${name}: ${why}`), ...files.problems()],
       spooledEvents: reporter.waiting,
     }),
   });
@@ -354,7 +380,10 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
   const tasks: Record<string, Task> = {
     workloads: (stop) => doors.workloads(stop),
     ...attestorTasks(attestors),
+    ...files.tasks,
     operators: doors.operators,
+    ...(brokering.task !== undefined && { brokers: brokering.task }),
+    ...(doors.secrets !== undefined && { secrets: doors.secrets }),
     identity: own,
     sync: onceJoined((stop) => synchronisation.run(stop)),
     renewal: (stop) => renewal.run(stop),

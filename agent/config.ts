@@ -8,7 +8,10 @@ import { z } from 'zod';
 import { parseTrustDomain } from '../spiffe/id.ts';
 import { absolutePath, duration, parseConfig, parsed, port, section, size, socketPath, type Overlay } from '../runtime/config.ts';
 import { logLevels, Secret } from '../runtime/log.ts';
+import { authorizedDelegates, broker, brokerProblems } from './broker/config.ts';
+import { deliveries } from './delivery/config.ts';
 import { nodeAttestor } from './node/config.ts';
+import { sds } from './sds/config.ts';
 import { workload } from './workload/config.ts';
 
 const trustBundle = z.union(
@@ -36,6 +39,10 @@ export const schema = section({
   trust_bundle: trustBundle.optional(),
   attestor: nodeAttestor.prefault({ type: 'join_token' }),
   workload: workload.prefault({}),
+  broker: broker.optional(),
+  authorized_delegates: authorizedDelegates,
+  deliveries,
+  sds: sds.prefault({}),
   limits: section({
     connections: count(1, 1_000_000).default(10_000),
     connections_per_user: count(1, 1_000_000).default(2_000),
@@ -70,13 +77,17 @@ export const schema = section({
     format: z.enum(['json', 'human']).default('json'),
   }).prefault({}),
 }).superRefine((config, context) => {
-  const issue = (where: readonly string[], message: string): void => context.addIssue({ code: 'custom', path: [...where], message });
-  const { socket_path, admin_socket_path, cache } = config;
-  const publicDirectory = path.dirname(socket_path);
-  const below = path.relative(publicDirectory, path.dirname(admin_socket_path));
-  if (below === '' || (!below.startsWith('..') && !path.isAbsolute(below))) {
-    issue(['admin_socket_path'], 'must not be in or below the directory of socket_path, which everybody may enter');
+  const issue = (where: readonly (string | number)[], message: string): void => context.addIssue({ code: 'custom', path: [...where], message });
+  const { socket_path, admin_socket_path, cache, sds: secrets } = config;
+  for (const [key, publicPath] of [['socket_path', socket_path], ['sds.socket_path', secrets.socket_path]] as const) {
+    if (publicPath === undefined) continue;
+    const below = path.relative(path.dirname(publicPath), path.dirname(admin_socket_path));
+    if (below === '' || (!below.startsWith('..') && !path.isAbsolute(below))) {
+      issue(['admin_socket_path'], `must not be in or below the directory of ${key}, which everybody may enter`);
+    }
   }
+  if (secrets.socket_path === socket_path) issue(['sds', 'socket_path'], 'must differ from socket_path, which has secret discovery as long as on_workload_socket says so');
+  for (const { path: where, message } of brokerProblems(config)) issue(where, message);
   if (cache.key_file !== undefined && cache.key_credential !== undefined) {
     issue(['cache', 'key_credential'], 'key_file and key_credential cannot both be given');
   }
@@ -94,7 +105,7 @@ export function parseAgentConfig(text: string, overlays: readonly Overlay[] = []
 }
 
 /** Numbers once they are read, which a file writes with their unit. */
-const durations: ReadonlySet<string> = new Set(['poll_interval', 'relist_interval']);
+const durations: ReadonlySet<string> = new Set(['poll_interval', 'relist_interval', 'timeout']);
 
 /** Everything in force, defaults included; secrets are not shown. */
 export function formatAgentConfig(config: AgentConfig): string {
