@@ -35,13 +35,30 @@ class SpiffeAgent extends Agent {
   readonly #stop = new AbortController();
   /** Under which identity and bundles a connection was made. */
   readonly #madeUnder = new WeakMap<Duplex, TlsIdentity>();
+  /** Numbers for them, in the names by which connections are found. */
+  readonly #generations = new WeakMap<TlsIdentity, number>();
+  readonly #named = new WeakMap<object, number>();
+  #generation = 0;
 
   constructor(source: X509TlsSource, settings: TlsClientSettings, pool: PoolOptions) {
     super({ keepAlive: true, ...pool, maxCachedSessions: 0 });
     this.#source = source;
     this.#client = tlsClient(source, settings);
+    // Before Node's own listener, which would give the connection to a request that waits.
+    this.prependListener('free', (socket: Duplex) => {
+      if (this.#madeUnder.get(socket) !== source.identity.value) socket.destroy();
+    });
     // It ends with the source or the agent, and fails only with the source.
     this.#follow().catch(() => undefined);
+  }
+
+  /** Connections are looked for under this name: those of another identity or other bundles have another one. */
+  override getName(options?: RequestOptions): string {
+    const name = super.getName(options);
+    // Asked for once more when the socket goes, it has to be the same.
+    const generation = (options && this.#named.get(options)) ?? this.#currentGeneration();
+    if (options !== undefined) this.#named.set(options, generation);
+    return `${name}:${generation}`;
   }
 
   /** Hands the connection over once the server was proved: there is nothing to hold on to before. */
@@ -71,18 +88,21 @@ class SpiffeAgent extends Agent {
     });
   }
 
-  /** Says whether a connection whose request is over may wait for another one. */
-  override keepSocketAlive(socket: Duplex): boolean {
-    if (this.#madeUnder.get(socket) !== this.#source.identity.value) return false;
-    // Declared without a result, documented with one.
-    return (super.keepSocketAlive(socket) as unknown) === true;
-  }
-
   override destroy(): void {
     this.#stop.abort();
     super.destroy();
   }
 
+  #currentGeneration(): number {
+    const { value } = this.#source.identity;
+    const known = this.#generations.get(value);
+    if (known !== undefined) return known;
+    this.#generation += 1;
+    this.#generations.set(value, this.#generation);
+    return this.#generation;
+  }
+
+  /** What waits under an older identity is never asked for again. */
   async #follow(): Promise<void> {
     for await (const identity of this.#source.identity.values(this.#stop.signal)) {
       for (const socket of Object.values(this.freeSockets).flat()) {
