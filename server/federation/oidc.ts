@@ -9,7 +9,7 @@ import { mapWatch } from '../../runtime/watch.ts';
 import type { Bundle } from '../../spiffe/bundle.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { formatJwk } from '../../spiffe/jwk.ts';
-import { readJwtKey, svidAlgorithmOf } from '../../spiffe/jwt-key.ts';
+import { readJwtKey, jwtAlgorithmOf } from '../../spiffe/jwt-key.ts';
 
 export interface OidcOptions {
   /** `iss` of our JWT-SVIDs, to the character. */
@@ -49,7 +49,8 @@ export function oidcPages(options: OidcOptions): (path: string, host: string | u
   const base = issuer.replace(/\/$/, '');
   const prefix = new URL(base).pathname.replace(/\/$/, '');
   const jwksUrl = options.jwksUrl ?? `${base}${keysPath}`;
-  const hosts = new Set([...[issuer, jwksUrl].map((url) => new URL(url).hostname), ...options.domains.map((name) => name.toLowerCase())]);
+  const ownHosts = [issuer, jwksUrl].map((url) => new URL(url).hostname);
+  const hosts = new Set([...ownHosts, ...options.domains.map((name) => name.toLowerCase())]);
   // Read by scripts in browsers as well; there is nothing in them that depends on who asks.
   const form = { maxAgeSeconds, headers: { 'access-control-allow-origin': '*' } };
   const discovery = jsonDocument(
@@ -59,7 +60,7 @@ export function oidcPages(options: OidcOptions): (path: string, host: string | u
       response_types_supported: ['id_token'],
       subject_types_supported: ['public'],
       id_token_signing_alg_values_supported: signingAlgorithms,
-      claims_supported: ['iss', 'sub', 'aud', 'exp', 'iat', 'jti'],
+      claims_supported: ['iss', 'sub', 'aud', 'exp', 'iat'],
     }),
     form,
   );
@@ -80,7 +81,7 @@ function formatSigningKeys(authorities: Bundle['jwtAuthorities']): string {
   const keys = authorities.map(({ keyId, publicKey }) => {
     const key = readJwtKey(publicKey);
     const { kty = '', ...members } = formatJwk(key);
-    return { kty, use: 'sig', alg: svidAlgorithmOf(key), kid: keyId, ...members };
+    return { kty, use: 'sig', alg: jwtAlgorithmOf(key), kid: keyId, ...members };
   });
   return JSON.stringify({ keys });
 }

@@ -1,0 +1,208 @@
+/**
+ * An HTTPS server for documents that anybody may read: TLS for browsers and libraries of all kinds, a certificate that
+ * changes while it runs, and bounds that keep strangers from holding it up. What it answers is left to its users.
+ */
+import { constants } from 'node:crypto';
+import { once } from 'node:events';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { createServer } from 'node:https';
+import type { Server } from 'node:https';
+import type { AddressInfo, Socket } from 'node:net';
+import { createSecureContext } from 'node:tls';
+import type { SecureContextOptions } from 'node:tls';
+import { SpiffeError } from '../spiffe/errors.ts';
+import { untilAborted } from './abort.ts';
+import type { Clock } from './clock.ts';
+import type { Watch } from './watch.ts';
+
+/** What the server proves itself with; PEM, the certificate's chain with the leaf first. */
+export interface ServerCredentials {
+  readonly certificate: string;
+  readonly key: string;
+}
+
+export interface HttpsBounds {
+  readonly connections: number;
+  readonly connectionsPerAddress: number;
+  /** New ones, from everybody together; twice as many may come at once after a quiet second. */
+  readonly connectionsPerSecond: number;
+  /** For each of: the handshake, a question's arrival, the next question. */
+  readonly patienceMs: number;
+}
+
+export const defaultHttpsBounds: HttpsBounds = {
+  connections: 1_000,
+  connectionsPerAddress: 200,
+  connectionsPerSecond: 500,
+  patienceMs: 5_000,
+};
+
+/** Why a connection was closed before a byte was read, or before it asked. */
+export type HttpsRefusal = 'connections' | 'address' | 'rate' | 'handshake';
+
+export interface HttpsServerOptions {
+  readonly clock: Clock;
+  readonly host: string;
+  /** 0 takes any free one. */
+  readonly port: number;
+  /** Without a value every handshake fails. */
+  readonly credentials: Watch<ServerCredentials | undefined>;
+  /** Answers at once, from memory; must not throw. */
+  readonly answer: (request: IncomingMessage, response: ServerResponse) => void;
+  readonly refused?: (why: HttpsRefusal) => void;
+  readonly bounds?: Partial<HttpsBounds>;
+}
+
+export interface HttpsServer {
+  readonly address: AddressInfo;
+  /** Shows each new certificate to new connections until the signal aborts; then ends them all. To be called once. */
+  run(signal: AbortSignal): Promise<void>;
+}
+
+/** Mozilla's intermediate profile, of TLS 1.2 what has elliptic curves (FED-09). */
+const profile: SecureContextOptions = {
+  minVersion: 'TLSv1.2',
+  ciphers: [
+    'TLS_AES_128_GCM_SHA256',
+    'TLS_AES_256_GCM_SHA384',
+    'TLS_CHACHA20_POLY1305_SHA256',
+    'ECDHE-ECDSA-AES128-GCM-SHA256',
+    'ECDHE-RSA-AES128-GCM-SHA256',
+    'ECDHE-ECDSA-AES256-GCM-SHA384',
+    'ECDHE-RSA-AES256-GCM-SHA384',
+    'ECDHE-ECDSA-CHACHA20-POLY1305',
+    'ECDHE-RSA-CHACHA20-POLY1305',
+  ].join(':'),
+  ecdhCurve: knownGroups(),
+  // The client knows best what it does fast.
+  honorCipherOrder: false,
+  secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
+};
+
+/** Small and quick or not at all: nobody who asks for a document sends more. */
+const maxHeadBytes = 8_192;
+const maxRequestsPerConnection = 100;
+
+/** @throws unavailable `https.listen` */
+export async function openHttpsServer(options: HttpsServerOptions): Promise<HttpsServer> {
+  const { credentials } = options;
+  const bounds = { ...defaultHttpsBounds, ...options.bounds };
+  const { patienceMs } = bounds;
+  const patience = {
+    handshakeTimeout: patienceMs,
+    headersTimeout: patienceMs,
+    requestTimeout: patienceMs,
+    keepAliveTimeout: patienceMs,
+    connectionsCheckingInterval: Math.min(1_000, patienceMs),
+  };
+  const context = { ...profile, ...contextOf(credentials.value) };
+  const server = createServer({ ...context, ...patience, requestCert: false, maxHeaderSize: maxHeadBytes }, options.answer);
+  server.maxRequestsPerSocket = maxRequestsPerConnection;
+  server.maxHeadersCount = 64;
+  // Also for an answer that nobody reads.
+  server.timeout = 2 * patienceMs;
+  // A promise to read the body would be broken.
+  server.on('checkContinue', options.answer);
+  bound(server, options, bounds);
+  await listen(server, options);
+  return {
+    address: server.address() as AddressInfo,
+    async run(signal) {
+      const following = (async () => {
+        for await (const current of credentials.values(signal)) server.setSecureContext({ ...profile, ...contextOf(current) });
+      })();
+      try {
+        await Promise.race([following, untilAborted(new Promise<never>(() => undefined), signal)]);
+        // The credentials may end before the server does, which then goes on with the last ones.
+        await untilAborted(new Promise<never>(() => undefined), signal);
+      } catch (error) {
+        if (!signal.aborted) throw error;
+      } finally {
+        const closed = new Promise((resolve) => server.close(resolve));
+        server.closeAllConnections();
+        await closed;
+        await following;
+      }
+    },
+  };
+}
+
+/** @throws invalid `https.credentials` for what no server can show, such as a key of another certificate */
+export function checkCredentials(credentials: ServerCredentials): void {
+  try {
+    createSecureContext(contextOf(credentials));
+  } catch (cause) {
+    const message = 'certificate and key cannot be used, or do not belong together';
+    throw new SpiffeError('invalid', 'https.credentials', message, { cause });
+  }
+}
+
+function contextOf(credentials: ServerCredentials | undefined): SecureContextOptions {
+  return credentials === undefined ? {} : { cert: credentials.certificate, key: credentials.key };
+}
+
+/** The key exchange of the profile, and the hybrid one where this OpenSSL has it. */
+function knownGroups(): string {
+  const classic = 'X25519:prime256v1:secp384r1';
+  const hybrid = `X25519MLKEM768:${classic}`;
+  try {
+    createSecureContext({ ecdhCurve: hybrid });
+    return hybrid;
+  } catch {
+    return classic;
+  }
+}
+
+/** Counts before TLS begins, because a handshake is what costs. */
+function bound(server: Server, options: HttpsServerOptions, bounds: HttpsBounds): void {
+  const { clock } = options;
+  const perAddress = new Map<string, number>();
+  const burst = 2 * bounds.connectionsPerSecond;
+  let tokens = burst;
+  let filledAt = clock.monotonic();
+  let open = 0;
+
+  const refuses = (address: string): HttpsRefusal | undefined => {
+    const now = clock.monotonic();
+    tokens = Math.min(burst, tokens + ((now - filledAt) * bounds.connectionsPerSecond) / 1000);
+    filledAt = now;
+    if (open >= bounds.connections) return 'connections';
+    if ((perAddress.get(address) ?? 0) >= bounds.connectionsPerAddress) return 'address';
+    return tokens < 1 ? 'rate' : undefined;
+  };
+  const [secure] = server.listeners('connection');
+  server.removeAllListeners('connection');
+  server.on('connection', (socket: Socket) => {
+    const address = socket.remoteAddress ?? '';
+    const why = refuses(address);
+    if (why !== undefined) {
+      socket.destroy();
+      options.refused?.(why);
+      return;
+    }
+    tokens -= 1;
+    open += 1;
+    perAddress.set(address, (perAddress.get(address) ?? 0) + 1);
+    socket.once('close', () => {
+      open -= 1;
+      const left = (perAddress.get(address) ?? 1) - 1;
+      if (left === 0) perAddress.delete(address);
+      else perAddress.set(address, left);
+    });
+    secure?.call(server, socket);
+  });
+  server.on('tlsClientError', (_error, socket) => {
+    socket.destroy();
+    options.refused?.('handshake');
+  });
+}
+
+async function listen(server: Server, { host, port }: HttpsServerOptions): Promise<void> {
+  server.listen({ host, port, backlog: 1024 });
+  try {
+    await once(server, 'listening');
+  } catch (cause) {
+    const detail = { host, port };
+    throw new SpiffeError('unavailable', 'https.listen', `cannot listen on ${host} port ${port}`, { detail, cause });
+  }
+}
