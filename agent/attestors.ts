@@ -18,6 +18,7 @@ import type { WorkloadAttestor } from './workload/attestor.ts';
 import { createCriAttestor } from './workload/attestors/cri/attestor.ts';
 import { createDockerAttestor, type EngineChange } from './workload/attestors/docker.ts';
 import { createKubernetesAttestor, serviceAccountFiles, type KubernetesAttestorOptions } from './workload/attestors/kubernetes/kubernetes.ts';
+import type { PodDirectory } from './workload/attestors/kubernetes/directory.ts';
 import { createProcessAttestor } from './workload/attestors/process.ts';
 import { createSystemdAttestor } from './workload/attestors/systemd/systemd.ts';
 import { createUnixAttestor } from './workload/attestors/unix.ts';
@@ -27,6 +28,8 @@ import { createContainers, type Containers } from './workload/container.ts';
 
 /** An attestor, and what it does besides answering: `run` until the signal aborts, `stop` after that. */
 export interface ComposedAttestor extends WorkloadAttestor {
+  /** For whoever refers to a pod. */
+  readonly pods?: PodDirectory;
   run?(signal: AbortSignal): Promise<void>;
   stop?(): Promise<void>;
   close?(): void;

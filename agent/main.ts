@@ -122,6 +122,7 @@ export async function runAgent(argv: readonly string[], version: string, io: Age
         clock: systemClock,
         random: Math.random,
         log,
+        logLevel: log,
         metrics: createMetrics(),
         health,
         sealingKey: sealingKeyOf(config, io.env),

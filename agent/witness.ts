@@ -3,16 +3,16 @@
  * Sampling and keeping them is `events/`.
  */
 import { canonicalSelectors, type Selector } from '../spiffe/selector.ts';
+import type { BrokerWitness } from './broker/stream.ts';
 import type { WorkloadEvent } from './events/event.ts';
 import type { Reporter } from './events/report.ts';
 import type { Observer } from './observe.ts';
 import type { RenewalOutcome } from './svids/renew.ts';
 import type { TokenOutcome } from './svids/tokens.ts';
-import type { Witness } from './workload/api.ts';
 import type { Attestation } from './workload/attest.ts';
 import type { Beneficiary } from './workload/caller.ts';
 
-export interface WorkloadWitness extends Witness {
+export interface WorkloadWitness extends BrokerWitness {
   attested(caller: Beneficiary, attestation: Attestation): void;
   renewed(outcome: RenewalOutcome): void;
   signedToken(outcome: TokenOutcome): void;
@@ -58,6 +58,9 @@ export function createWitness(observer: Observer, reporter: Pick<Reporter, 'reco
         spiffeId: svid.spiffeId,
         credential: svid.serial,
       });
+    },
+    deliveredToken(caller, svid) {
+      reporter.record({ kind: 'delivered', ...about(caller), entryId: svid.entryId, spiffeId: svid.spiffeId, credential: jtiOf(svid.token), reason: 'jwt' });
     },
     updated: (committedAt) => observer.updated(committedAt),
     refused(caller, method, error) {

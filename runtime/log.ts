@@ -93,6 +93,8 @@ export interface Logger {
 }
 
 export interface RootLogger extends Logger {
+  /** In force now. */
+  readonly level: LogLevel;
   /** In force at once, for children too. */
   setLevel(level: LogLevel): void;
 }
@@ -168,6 +170,9 @@ export function createLogger(options: LogOptions): RootLogger {
 
   return {
     ...withFields({}),
+    get level() {
+      return root.level as LogLevel;
+    },
     setLevel(level) {
       root.level = level;
     },

@@ -13,6 +13,7 @@ import type { ContainerRef, Containers } from '../../container.ts';
 import { createApiServer } from './api-server.ts';
 import { createConnection } from './connection.ts';
 import type { ServerCredentials } from './connection.ts';
+import { createPodDirectory, type PodDirectory } from './directory.ts';
 import { createKubelet } from './kubelet.ts';
 import { createPodIndex } from './pod-index.ts';
 import type { FoundPod, PodIndex } from './pod-index.ts';
@@ -57,6 +58,8 @@ export interface KubernetesAttestor extends WorkloadAttestor {
   readonly state: Watch<SourceState>;
   /** How much is held. */
   readonly size: PodIndex['size'];
+  /** The same pods, for whoever refers to one. */
+  readonly pods: PodDirectory;
   /** Resolves when the signal has aborted; never rejects. */
   run(signal: AbortSignal): Promise<void>;
 }
@@ -90,6 +93,7 @@ interface Wait {
 
 class Attestor implements KubernetesAttestor {
   readonly name = 'k8s';
+  readonly pods: PodDirectory;
   readonly #options: KubernetesAttestorOptions;
   readonly #clock: Clock;
   readonly #index: PodIndex;
@@ -115,6 +119,7 @@ class Attestor implements KubernetesAttestor {
       this.#source = createApiServer({ clock, random, connection, index, nodeName });
       this.#close = () => connection.close();
     }
+    this.pods = createPodDirectory({ clock, index, source: this.#source });
   }
 
   get state(): Watch<SourceState> {

@@ -18,6 +18,9 @@ export interface FoundPod {
   readonly until: Promise<void> | undefined;
 }
 
+/** Which pod is meant: the one of this name, or the one with this uid. */
+export type PodMark = { readonly namespace: string; readonly name: string } | { readonly uid: string };
+
 export interface PodIndex {
   /** How much it holds. */
   readonly size: { readonly pods: number; readonly containers: number; readonly watched: number };
@@ -25,6 +28,13 @@ export interface PodIndex {
   find(ref: ContainerRef): FoundPod | undefined;
   /** Has another value when what `find` says of this container may be another. */
   watch(ref: ContainerRef): Watch<unknown>;
+  /**
+   * A pod that is not deleted.
+   * @throws denied `k8s.pod.ambiguous` when several are meant
+   */
+  pod(mark: PodMark): Pod | undefined;
+  /** Has another value when what `pod` says may be another. */
+  watchPod(mark: PodMark): Watch<unknown>;
   put(pod: Pod): void;
   /** Soon forgotten, unless it is put again. */
   remove(uid: string): void;
@@ -53,11 +63,11 @@ interface Entry {
 export function createPodIndex(options: PodIndexOptions): PodIndex {
   const { clock, deletedMs = DEFAULT_DELETED_MS } = options;
   const byUid = new Map<string, Entry>();
-  /** By container id and by comparable uid, which differ in length. */
+  /** By container id, by comparable uid, which differ in length, and by name, which has slashes. */
   const byKey = new Map<string, Entry[]>();
   const watches = new Map<string, WatchSource<number>>();
 
-  const keysOf = (pod: Pod): readonly string[] => [...pod.uids, ...pod.containers.keys()];
+  const keysOf = (pod: Pod): readonly string[] => [...pod.uids, keyOf(pod), ...pod.containers.keys()];
   const tell = (keys: Iterable<string>): void => {
     for (const key of new Set(keys)) {
       const watch = watches.get(key);
@@ -140,6 +150,15 @@ export function createPodIndex(options: PodIndexOptions): PodIndex {
       const isShown = byKey.has(id);
       return watchOf(isShown || podUid === undefined ? id : comparableUid(podUid));
     },
+    pod(mark) {
+      const key = keyOf(mark);
+      const living = (byKey.get(key) ?? []).filter(({ removal }) => removal === undefined).map(({ pod }) => pod);
+      // Another pod may say that it stands for this one, which only the one with the uid can prove.
+      const own = 'uid' in mark ? living.find(({ uids: [uid] }) => uid === key) : undefined;
+      if (own === undefined && living.length > 1) throw new SpiffeError('denied', 'k8s.pod.ambiguous', 'two pods are meant');
+      return own ?? living[0];
+    },
+    watchPod: (mark) => watchOf(keyOf(mark)),
     put(pod) {
       const entry = byUid.get(pod.uid);
       if (entry === undefined) {
@@ -173,6 +192,11 @@ export function createPodIndex(options: PodIndexOptions): PodIndex {
       byKey.clear();
     },
   };
+}
+
+/** Of a pod the key of its name: it has a uid as well, but that is among `uids`. */
+function keyOf(mark: PodMark): string {
+  return 'name' in mark ? `/${mark.namespace}/${mark.name}` : comparableUid(mark.uid);
 }
 
 function ambiguous(): SpiffeError {

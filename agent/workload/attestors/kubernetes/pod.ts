@@ -26,6 +26,8 @@ export interface OmittedFact {
 
 export interface Pod {
   readonly uid: string;
+  readonly namespace: string;
+  readonly name: string;
   /** Its uids as `comparableUid` has them: its own, and that of the static pod it stands for. */
   readonly uids: readonly string[];
   readonly selectors: readonly Selector[];
@@ -96,7 +98,7 @@ export function readPod(value: unknown, reading: PodReading = {}): Pod {
   addContainers('debug', statusesOf(status['ephemeralContainerStatuses'], undefined, facts));
   const mirrored = fieldsOf(metadata['annotations'])[mirrorAnnotation];
   const uids = [uid, ...(isPlain(mirrored) ? [mirrored] : [])].map(comparableUid);
-  return Object.freeze({ uid, uids, selectors, containers, omitted: facts.omitted() });
+  return Object.freeze({ uid, namespace, name, uids, selectors, containers, omitted: facts.omitted() });
 }
 
 /** Whether what depends on the pod would be another with `other` in its place. */
