@@ -1,7 +1,8 @@
 /**
  * The Workload API's messages as domain values. A message that breaks the rules is refused whole: nothing of it is used.
  */
-import { loadServices, type ServiceDefinitions } from '../proto/load.ts';
+import { loadWorkloadService } from '../proto/workload.ts';
+import type { SpiffeWorkloadAPIDefinition } from '../proto/gen/SpiffeWorkloadAPI.ts';
 import type { JWTBundlesResponse__Output } from '../proto/gen/JWTBundlesResponse.ts';
 import type { JWTSVIDResponse__Output } from '../proto/gen/JWTSVIDResponse.ts';
 import type { ValidateJWTSVIDResponse__Output } from '../proto/gen/ValidateJWTSVIDResponse.ts';
@@ -15,11 +16,11 @@ import { type JwtSvid, parseJwtSvid } from '../spiffe/jwt-svid.ts';
 import { splitCertificates } from '../spiffe/x509/certificate.ts';
 import { parseX509Svid, type X509Svid } from '../spiffe/x509-svid.ts';
 
-export type WorkloadService = ServiceDefinitions['SpiffeWorkloadAPI'];
+export type WorkloadService = SpiffeWorkloadAPIDefinition;
 
 /** The service's methods, for the calls of `workload-api.ts`. */
 export function workloadService(): WorkloadService {
-  return loadServices('SpiffeWorkloadAPI').SpiffeWorkloadAPI;
+  return loadWorkloadService();
 }
 
 /** X.509 authorities of a trust domain, one DER certificate each. Maps of them hold the own domain and federated ones. */

@@ -42,6 +42,7 @@ import type { SpiffeWorkloadAPIDefinition } from './gen/SpiffeWorkloadAPI.ts';
 import type { AdminDefinition } from './gen/steeple/agent/v1/Admin.ts';
 import type { NodeDefinition } from './gen/steeple/node/v1/Node.ts';
 import type { OperatorDefinition } from './gen/steeple/operator/v1/Operator.ts';
+import { messageShape } from './workload.ts';
 
 /** Every service by its full name on the wire. */
 export interface ServiceDefinitions {
@@ -127,22 +128,7 @@ const files: Record<ServiceName | MessageName, string> = {
 /** The folder of this file holds the .proto files, in a checkout and, because the build copies them, in a package. */
 const protoRoot = path.dirname(fileURLToPath(import.meta.url));
 
-/**
- * What a decoded message looks like: names as in the .proto file; 64-bit integers as decimal strings; enums by name, and
- * a number where the number has no name, so that it can be refused; bytes as Buffer. Absent scalars, lists and maps have
- * their empty value, an absent message is null. Members of a oneof, `optional` fields included, are undefined when absent,
- * and a property named like the oneof (`_field` for an optional field) names the one present.
- */
-const options: Options = {
-  keepCase: true,
-  longs: String,
-  enums: String,
-  defaults: true,
-  oneofs: true,
-  arrays: true,
-  objects: true,
-  includeDirs: [protoRoot],
-};
+const options: Options = { ...messageShape, includeDirs: [protoRoot] };
 
 const loaded = new Map<string, PackageDefinition>();
 
