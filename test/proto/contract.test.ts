@@ -22,6 +22,8 @@ function shapes(): Table {
   const found: Record<string, Record<string, string>> = {};
   const definitions = loadPackage([
     'SpiffeWorkloadAPI',
+    'envoy.extensions.transport_sockets.tls.v3.Secret',
+    'envoy.service.secret.v3.SecretDiscoveryService',
     'google.rpc.ErrorInfo',
     'google.rpc.Status',
     'grpc.health.v1.Health',
