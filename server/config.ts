@@ -48,6 +48,8 @@ export const schema = section({
   authorities: section({
     x509: authority.prefault({}),
     jwt: authority.prefault({}),
+    /** WIT-SVIDs are issued when this is here. */
+    wit: authority.optional(),
     /** How long agents that are away are waited for before a published authority signs. */
     absence: duration({ min: '0s', max: '365d' }).prefault('1h'),
     /** At which agents of SPIRE poll; they count as told after three of them. */
@@ -57,6 +59,7 @@ export const schema = section({
     x509_ttl: ttl('1h'),
     agent_ttl: ttl('1h'),
     jwt_ttl: ttl('5m'),
+    wit_ttl: ttl('1h'),
     jwt_issuer: z.string().min(1).max(2048).optional(),
   }).prefault({}),
   attestors: z.array(nodeAttestor).default([{ type: 'join_token' }]),
@@ -90,6 +93,9 @@ export const schema = section({
   for (const name of ['x509_ttl', 'agent_ttl'] as const) {
     if (svids[name] > authorities.x509.ttl) issue(['svids', name], 'must not be longer than authorities.x509.ttl');
   }
+  if (authorities.wit !== undefined && svids.wit_ttl > authorities.wit.ttl) {
+    issue(['svids', 'wit_ttl'], 'must not be longer than authorities.wit.ttl');
+  }
   if (svids.jwt_ttl > authorities.jwt.ttl) issue(['svids', 'jwt_ttl'], 'must not be longer than authorities.jwt.ttl');
   const types = config.attestors.map(({ type }) => type);
   for (const [index, type] of types.entries()) {
@@ -121,10 +127,17 @@ export function formatServerConfig(config: ServerConfig): string {
     authorities: {
       x509: { ...authorities.x509, ttl: written(authorities.x509.ttl) },
       jwt: { ...authorities.jwt, ttl: written(authorities.jwt.ttl) },
+      ...(authorities.wit !== undefined && { wit: { ...authorities.wit, ttl: written(authorities.wit.ttl) } }),
       absence: written(authorities.absence),
       poll_interval: written(authorities.poll_interval),
     },
-    svids: { ...svids, x509_ttl: written(svids.x509_ttl), agent_ttl: written(svids.agent_ttl), jwt_ttl: written(svids.jwt_ttl) },
+    svids: {
+      ...svids,
+      x509_ttl: written(svids.x509_ttl),
+      agent_ttl: written(svids.agent_ttl),
+      jwt_ttl: written(svids.jwt_ttl),
+      wit_ttl: written(svids.wit_ttl),
+    },
     record: { credentials: written(record.credentials), audit: written(record.audit) },
   });
 }

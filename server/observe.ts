@@ -11,6 +11,7 @@ import { SpiffeError } from '../spiffe/errors.ts';
 import { type Connection, callerName } from './api/caller.ts';
 import type { Issuer } from './authority/issue.ts';
 import type { Outcome } from './authority/sign.ts';
+import type { AuthorityKind } from './store/store.ts';
 
 export interface ObserverParts {
   readonly clock: Clock;
@@ -34,7 +35,7 @@ export interface Observer {
   refused(error: SpiffeError, address: string): void;
   /** From commit to the moment the change was taken for sending. */
   delivered(delayMs: number): void;
-  issued(kind: 'x509' | 'jwt', outcome: 'issued' | 'refused', count: number): void;
+  issued(kind: AuthorityKind, outcome: 'issued' | 'refused', count: number): void;
   /** Of a part that works in the background; `undefined` when its last problem is over. */
   problem(part: BackgroundPart, problem: unknown): void;
   /** Met when the doors are open. */
@@ -64,7 +65,7 @@ export function createObserver({ clock, log, metrics, health, read }: ObserverPa
   const seconds = metrics.histogram({ name: 'steeple_server_call_seconds', help: 'Time to answer a call that is not a stream', labels: { door: ['tcp', 'operators'] } }, secondsBuckets);
   const handshakes = metrics.counter({ name: 'steeple_server_connections_refused_total', help: 'Connections that proved nothing or the wrong thing', labels: {} });
   const deliveries = metrics.histogram({ name: 'steeple_server_delivery_seconds', help: 'From commit to sending a change to a following agent', labels: {} }, secondsBuckets);
-  const issued = metrics.counter({ name: 'steeple_server_credentials_total', help: 'Credentials asked for', labels: { kind: ['x509', 'jwt'], outcome: ['issued', 'refused'] } });
+  const issued = metrics.counter({ name: 'steeple_server_credentials_total', help: 'Credentials asked for', labels: { kind: ['x509', 'jwt', 'wit'], outcome: ['issued', 'refused'] } });
   const problems = metrics.counter({ name: 'steeple_server_problems_total', help: 'Failures of work in the background', labels: { part: backgroundParts } });
   metrics.observedGauge({ name: 'steeple_server_entries', help: 'Registration entries' }, read.entries);
   metrics.observedGauge({ name: 'steeple_server_agents', help: 'Agents on record' }, read.agents);
@@ -110,7 +111,7 @@ export function createObserver({ clock, log, metrics, health, read }: ObserverPa
 
 /** The same issuer, whose outcomes for agents are counted. */
 export function countIssued(issuer: Issuer, tell: Observer['issued']): Issuer {
-  const counted = async <T>(kind: 'x509' | 'jwt', issuing: Promise<readonly Outcome<T>[]>): Promise<readonly Outcome<T>[]> => {
+  const counted = async <T>(kind: AuthorityKind, issuing: Promise<readonly Outcome<T>[]>): Promise<readonly Outcome<T>[]> => {
     const outcomes = await issuing;
     const refused = outcomes.filter(({ status }) => status === 'refused').length;
     if (outcomes.length > refused) tell(kind, 'issued', outcomes.length - refused);
@@ -121,6 +122,7 @@ export function countIssued(issuer: Issuer, tell: Observer['issued']): Issuer {
     ...issuer,
     issueX509: (requests, caller) => counted('x509', issuer.issueX509(requests, caller)),
     issueJwt: (requests, caller) => counted('jwt', issuer.issueJwt(requests, caller)),
+    issueWit: (requests, caller) => counted('wit', issuer.issueWit(requests, caller)),
   };
 }
 

@@ -141,9 +141,11 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
     keys,
     upstream: createSelfUpstream(keys),
     delivery: feed,
+    furtherKinds: config.authorities.wit === undefined ? [] : ['wit'],
     policy: (kind) => ({
-      keyType: config.authorities[kind].key_type,
-      lifeMs: config.authorities[kind].ttl,
+      // One that is configured no more is not made any more either: only its end is looked after.
+      keyType: (config.authorities[kind] ?? config.authorities.jwt).key_type,
+      lifeMs: (config.authorities[kind] ?? config.authorities.jwt).ttl,
       slots: { absenceMs: config.authorities.absence, pollMs: pollsUntilTold * config.authorities.poll_interval, graceMs },
     }),
     onProblem: (problem) => observer.problem('authorities', problem),
@@ -164,7 +166,10 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
       following: () => feed.following().length,
       revision: () => store.position.revision,
       ownExpiryAt: () => ownSvid.svid.value.expiresAt,
-      authorityExpiryAt: () => Math.min(rotation.active.x509.value.expiresAt, rotation.active.jwt.value.expiresAt),
+      authorityExpiryAt: () => {
+        const { x509, jwt, wit } = rotation.active;
+        return Math.min(x509.value.expiresAt, jwt.value.expiresAt, wit?.value.expiresAt ?? Number.POSITIVE_INFINITY);
+      },
     },
   });
 
@@ -228,7 +233,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
     ),
     gate.service(
       definitions['spire.api.server.svid.v1.SVID'],
-      createSvidsApi({ trustDomain, clock, issuer, proofs, mint: createMint(issuing) }),
+      createSvidsApi({ trustDomain, clock, issuer, proofs, mint: createMint(issuing), wit: rotation.active.wit !== undefined }),
     ),
     gate.service(
       definitions['spire.api.server.trustdomain.v1.TrustDomain'],
@@ -368,6 +373,7 @@ function profileOf({ svids }: ServerConfig): Profile {
     x509SvidTtlSeconds: Math.floor(svids.x509_ttl / 1000),
     agentSvidTtlSeconds: Math.floor(svids.agent_ttl / 1000),
     jwtSvidTtlSeconds: Math.floor(svids.jwt_ttl / 1000),
+    witSvidTtlSeconds: Math.floor(svids.wit_ttl / 1000),
     jwtIssuer: svids.jwt_issuer,
   });
 }

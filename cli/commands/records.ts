@@ -19,7 +19,7 @@ const limitFlag = {
 } as const satisfies Record<string, FlagSpec>;
 
 const kindFlag = {
-  kind: { type: 'text', value: 'KIND', summary: 'x509 or jwt', choices: ['x509', 'jwt'] },
+  kind: { type: 'text', value: 'KIND', summary: 'x509, jwt or wit', choices: ['x509', 'jwt', 'wit'] },
 } as const satisfies Record<string, FlagSpec>;
 
 export const recordCommands: readonly Command[] = [

@@ -50,6 +50,7 @@ export function x509SvidFromMessage(message: X509SVID__Output | null | undefined
   });
 }
 
+/** Also of a WIT-SVID: the two messages have the same fields. */
 export function jwtSvidToMessage(svid: IssuedJwtSvid): JWTSVID {
   return {
     token: svid.token,

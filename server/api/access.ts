@@ -99,7 +99,7 @@ export const access: Readonly<Record<Method, AccessRow>> = {
 
   '/steeple.node.v1.Node/Behind': row(agent, 'both', 'sync'),
   '/steeple.node.v1.Node/Follow': row(agent, 'both', 'sync'),
-  '/steeple.node.v1.Node/Issue': row(agent, 'both', 'signing', 'x509', 'jwt'),
+  '/steeple.node.v1.Node/Issue': row(agent, 'both', 'signing', 'x509', 'jwt', 'wit'),
   '/steeple.node.v1.Node/Report': row(agent, 'both', 'report'),
 
   '/steeple.operator.v1.Operator/GetStatus': row(local, 'operators'),

@@ -9,6 +9,7 @@ import type { Authority as AuthorityMessage } from '../../proto/gen/steeple/node
 import type { Change as ChangeMessage } from '../../proto/gen/steeple/node/v1/Change.ts';
 import type { FollowRequest__Output } from '../../proto/gen/steeple/node/v1/FollowRequest.ts';
 import type { FollowResponse } from '../../proto/gen/steeple/node/v1/FollowResponse.ts';
+import type { JwtResult } from '../../proto/gen/steeple/node/v1/JwtResult.ts';
 import type { Position__Output } from '../../proto/gen/steeple/node/v1/Position.ts';
 import type { Process__Output } from '../../proto/gen/steeple/node/v1/Process.ts';
 import type { Refusal } from '../../proto/gen/steeple/node/v1/Refusal.ts';
@@ -16,6 +17,7 @@ import type { Clock } from '../../runtime/clock.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import type { SpiffeId } from '../../spiffe/id.ts';
 import type { Issuer } from '../authority/issue.ts';
+import type { IssuedJwtSvid, Outcome } from '../authority/sign.ts';
 import type { AuthorityNotice } from '../registry/authorities.ts';
 import type { CommandAction, FeedChange, FeedItem } from '../registry/feed-items.ts';
 import type { Position, Store } from '../store/store.ts';
@@ -39,7 +41,7 @@ export interface Following {
 export interface NodeDeps {
   readonly clock: Clock;
   readonly feed: Following;
-  readonly issuer: Pick<Issuer, 'issueX509' | 'issueJwt'>;
+  readonly issuer: Pick<Issuer, 'issueX509' | 'issueJwt' | 'issueWit'>;
   readonly store: Pick<Store, 'position' | 'recordSpool' | 'recordAudit' | 'setAgentVersion'>;
 }
 
@@ -56,18 +58,27 @@ export function createNodeApi(deps: NodeDeps): Handlers<'steeple.node.v1.Node'> 
       return { behind: ahead !== undefined, position: ahead ?? store.position };
     },
 
-    async Issue({ x509, jwt }, caller) {
-      if (x509.length + jwt.length > maxBatch) {
+    async Issue({ x509, jwt, wit }, caller) {
+      if (x509.length + jwt.length + wit.length > maxBatch) {
         throw new SpiffeError('limited', 'node.issue.batch', `at most ${maxBatch} credentials are signed in one call`);
       }
       const asker = { agentId: agentOf(caller).id, scope: scopeOf(caller, clock.now()) };
-      const [certificates, tokens] = await Promise.all([
+      const [certificates, tokens, bound] = await Promise.all([
         issuer.issueX509(
           x509.map((item) => ({ entryId: item.entry_id, publicKey: item.public_key, process: processText(item.process) })),
           asker,
         ),
         issuer.issueJwt(
           jwt.map((item) => ({ entryId: item.entry_id, audience: item.audience, process: processText(item.process) })),
+          asker,
+        ),
+        issuer.issueWit(
+          wit.map((item) => ({
+            entryId: item.entry_id,
+            publicKey: Uint8Array.from(item.public_key),
+            algorithm: item.algorithm,
+            process: processText(item.process),
+          })),
           asker,
         ),
       ]);
@@ -77,11 +88,8 @@ export function createNodeApi(deps: NodeDeps): Handlers<'steeple.node.v1.Node'> 
             ? { refusal: refusalMessage(outcome.error) }
             : { cert_chain: [...outcome.svid.certificates] as Buffer[], expires_at_ms: outcome.svid.expiresAt },
         ),
-        jwt: tokens.map((outcome) =>
-          outcome.status === 'refused'
-            ? { refusal: refusalMessage(outcome.error) }
-            : { token: outcome.svid.token, issued_at_ms: outcome.svid.issuedAt, expires_at_ms: outcome.svid.expiresAt },
-        ),
+        jwt: tokens.map(tokenMessage),
+        wit: bound.map(tokenMessage),
       };
     },
 
@@ -97,6 +105,12 @@ export function createNodeApi(deps: NodeDeps): Handlers<'steeple.node.v1.Node'> 
       return { recorded_through: await store.recordSpool(agent.id, spool, witnessed) };
     },
   };
+}
+
+function tokenMessage(outcome: Outcome<IssuedJwtSvid>): JwtResult {
+  if (outcome.status === 'refused') return { refusal: refusalMessage(outcome.error) };
+  const { token, issuedAt, expiresAt } = outcome.svid;
+  return { token, issued_at_ms: issuedAt, expires_at_ms: expiresAt };
 }
 
 /**

@@ -173,7 +173,7 @@ function stateMessage({ trustDomain, createdAt }: RelationshipRecord, { state, h
 }
 
 function authorityKind(text: string): AuthorityKind {
-  return namedValue({ x509: 'x509', jwt: 'jwt' } as const, text, 'kind');
+  return namedValue({ x509: 'x509', jwt: 'jwt', wit: 'wit' } as const, text, 'kind');
 }
 
 function pageSize(asked: number): number {

@@ -5,11 +5,13 @@
 import { workloadIdFromMessage } from '../../proto/convert/id.ts';
 import { jwtSvidToMessage, x509SvidToMessage } from '../../proto/convert/svid.ts';
 import type { SPIFFEID__Output } from '../../proto/gen/spire/api/types/SPIFFEID.ts';
+import type { NewWITSVIDParams__Output } from '../../proto/gen/spire/api/server/svid/v1/NewWITSVIDParams.ts';
+import type { WITSVID } from '../../proto/gen/spire/api/types/WITSVID.ts';
 import type { X509SVID } from '../../proto/gen/spire/api/types/X509SVID.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import type { SpiffeId, TrustDomain } from '../../spiffe/id.ts';
-import { type Issuer, svidOf } from '../authority/issue.ts';
+import { type Issuer, svidOf, witDisabled } from '../authority/issue.ts';
 import type { IssuedJwtSvid, IssuedX509Svid, Outcome } from '../authority/sign.ts';
 import type { Scope } from '../store/store.ts';
 import { agentOf, scopeOf } from './caller.ts';
@@ -28,12 +30,18 @@ export interface Mint {
     asked: { readonly spiffeId: SpiffeId; readonly audience: readonly string[]; readonly ttlSeconds: number },
     scope: Scope,
   ): Promise<IssuedJwtSvid>;
+  mintWit(
+    asked: { readonly spiffeId: SpiffeId; readonly publicKey: Uint8Array; readonly algorithm: string; readonly ttlSeconds: number },
+    scope: Scope,
+  ): Promise<IssuedJwtSvid>;
 }
 
 export interface SvidsDeps {
   readonly trustDomain: TrustDomain;
   readonly clock: Clock;
-  readonly issuer: Pick<Issuer, 'issueX509' | 'issueJwt'>;
+  readonly issuer: Pick<Issuer, 'issueX509' | 'issueJwt' | 'issueWit'>;
+  /** Whether WIT-SVIDs are issued here. */
+  readonly wit: boolean;
   readonly proofs: Proofs;
   readonly mint: Mint;
 }
@@ -41,6 +49,11 @@ export interface SvidsDeps {
 interface X509ItemResult {
   status: ItemStatus;
   svid?: X509SVID;
+}
+
+interface WitItemResult {
+  status: ItemStatus;
+  svid?: WITSVID;
 }
 
 export function createSvidsApi(deps: SvidsDeps): Handlers<'spire.api.server.svid.v1.SVID'> {
@@ -95,12 +108,31 @@ export function createSvidsApi(deps: SvidsDeps): Handlers<'spire.api.server.svid
       return { svid: jwtSvidToMessage(await mint.mintJwt(asked, scopeOf(caller, clock.now()))) };
     },
 
-    async MintWITSVID() {
-      throw witDisabled();
+    async MintWITSVID({ id, public_key, ttl, signing_algorithm }, caller) {
+      if (!deps.wit) throw witDisabled();
+      if (id === null) throw new SpiffeError('invalid', 'mint.id', 'missing SPIFFE ID');
+      const spiffeId = mintedId(id, trustDomain);
+      if (public_key.length === 0) throw new SpiffeError('invalid', 'svid.public-key', 'missing public key');
+      const asked = { spiffeId, publicKey: Uint8Array.from(public_key), algorithm: signing_algorithm, ttlSeconds: Math.max(ttl, 0) };
+      return { svid: jwtSvidToMessage(await mint.mintWit(asked, scopeOf(caller, clock.now()))) };
     },
 
-    async BatchNewWITSVID() {
-      throw witDisabled();
+    async BatchNewWITSVID({ params }, caller) {
+      if (!deps.wit) throw witDisabled();
+      if (params.length === 0) throw new SpiffeError('invalid', 'svid.params', 'missing parameters');
+      const items = params.map((item) => ({ item, error: missingWitPart(item) }));
+      const asked = items.filter(({ error }) => error === undefined);
+      const outcomes = await issuer.issueWit(
+        asked.map(({ item }) => ({
+          entryId: item.entry_id,
+          publicKey: Uint8Array.from(item.public_key),
+          algorithm: item.signing_algorithm,
+          process: '',
+        })),
+        { agentId: agentOf(caller).id, scope: scopeOf(caller, clock.now()) },
+      );
+      const issued = new Map(asked.map(({ item }, index) => [item, outcomes[index]]));
+      return { results: items.map(({ item, error }) => (error === undefined ? witResult(issued.get(item)) : { status: statusOf(error, '') })) };
     },
 
     async NewDownstreamX509CA() {
@@ -125,6 +157,18 @@ function x509Result(outcome: Outcome<IssuedX509Svid> | undefined): X509ItemResul
   return { status: okStatus, svid: { ...x509SvidToMessage(outcome.svid), hint: '' } };
 }
 
+function missingWitPart({ entry_id, public_key }: NewWITSVIDParams__Output): SpiffeError | undefined {
+  if (entry_id === '') return new SpiffeError('invalid', 'svid.entry-id', 'missing entry ID');
+  if (public_key.length === 0) return new SpiffeError('invalid', 'svid.public-key', 'missing public key');
+  return undefined;
+}
+
+function witResult(outcome: Outcome<IssuedJwtSvid> | undefined): WitItemResult {
+  if (outcome === undefined) throw new SpiffeError('internal', 'svid.batch', 'the issuer answered fewer items than it was asked');
+  if (outcome.status === 'issued') return { status: okStatus, svid: jwtSvidToMessage(outcome.svid) };
+  return { status: statusOf(outcome.error, outcome.error.kind === 'internal' ? 'failed to sign WIT-SVID' : '') };
+}
+
 /** @throws invalid `mint.id` */
 function mintedId(message: SPIFFEID__Output, trustDomain: TrustDomain): SpiffeId {
   try {
@@ -133,8 +177,4 @@ function mintedId(message: SPIFFEID__Output, trustDomain: TrustDomain): SpiffeId
     if (!(error instanceof SpiffeError)) throw error;
     throw new SpiffeError('invalid', 'mint.id', `invalid SPIFFE ID: ${error.message}`, { cause: error });
   }
-}
-
-function witDisabled(): SpiffeError {
-  return new SpiffeError('unsupported', 'wit.disabled', 'WIT functionality is disabled');
 }

@@ -34,6 +34,8 @@ export interface ActiveJwt extends ActiveAuthority {
 export interface ActiveAuthorities {
   readonly x509: Watch<ActiveX509>;
   readonly jwt: Watch<ActiveJwt>;
+  /** `undefined` where no WIT-SVIDs are issued. */
+  readonly wit: Watch<ActiveJwt> | undefined;
 }
 
 /** @throws internal `authority.certificate` for a record without a certificate, and as `parseCertificate` */
@@ -56,7 +58,7 @@ export function activeX509From(record: AuthorityRecord, trustDomain: TrustDomain
   });
 }
 
-/** @throws unsupported `jwt-key.unsupported` */
+/** Of an authority for JWT-SVIDs or for WIT-SVIDs. @throws unsupported `jwt-key.unsupported` */
 export function activeJwtFrom(record: AuthorityRecord): ActiveJwt {
   const key = createPublicKey({ key: Buffer.from(record.publicKey), format: 'der', type: 'spki' });
   return Object.freeze({

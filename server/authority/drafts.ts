@@ -5,8 +5,10 @@
 import { hash } from 'node:crypto';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import type { SpiffeId } from '../../spiffe/id.ts';
+import { isJwtAlgorithm, jwtAlgorithmFits, jwtAlgorithmOf, readJwtKey } from '../../spiffe/jwt-key.ts';
 import { assembleJwtSvid, draftJwtSvid, parseJwtSvid } from '../../spiffe/jwt-svid.ts';
-import { validityOf, type LeafProfile } from '../../spiffe/x509/draft.ts';
+import { assembleWitSvid, draftWitSvid, parseWitSvid, type Confirmation } from '../../spiffe/wit-svid.ts';
+import { backdateMs, validityOf, type LeafProfile } from '../../spiffe/x509/draft.ts';
 import { checkDraft, type CheckedDraft } from '../../spiffe/x509/lint.ts';
 import { checkPublicKey } from '../../spiffe/x509/public-key.ts';
 import type { CredentialIntent } from '../store/store.ts';
@@ -39,6 +41,13 @@ export interface JwtGrant extends Grant {
   readonly includeJti: boolean;
 }
 
+export interface WitGrant extends Grant {
+  /** SubjectPublicKeyInfo, DER: all that is taken from a request, beside how it signs. */
+  readonly publicKey: Uint8Array;
+  /** How the workload's key proves itself; `''` for what fits it best. */
+  readonly algorithm: string;
+}
+
 export interface X509Ready {
   readonly kind: 'x509';
   readonly authority: ActiveX509;
@@ -48,11 +57,12 @@ export interface X509Ready {
 
 declare const checkedBrand: unique symbol;
 
-/** A signing input that was read back and found right; only `readyJwt` makes one. */
+/** A signing input that was read back and found right; only `readyJwt` and `readyWit` make one. */
 export type CheckedSigningInput = string & { readonly [checkedBrand]: true };
 
+/** A token, of either kind. */
 export interface JwtReady {
-  readonly kind: 'jwt';
+  readonly kind: 'jwt' | 'wit';
   readonly authority: ActiveJwt;
   readonly spiffeId: SpiffeId;
   readonly signingInput: CheckedSigningInput;
@@ -114,6 +124,61 @@ export function readyJwt(authority: ActiveJwt, grant: JwtGrant, at: number): Jwt
     digest: digestOf(Buffer.from(signingInput, 'latin1')),
   };
   return { kind: 'jwt', authority, spiffeId, signingInput, issuedAt, expiresAt, intent };
+}
+
+/**
+ * The key is the asker's word, as that of an X509-SVID is; it is read strictly, and what it may not be is refused before
+ * anything is composed.
+ * @throws invalid `wit.public-key|algorithm`; unavailable `authority.expired`; internal `wit.draft`
+ */
+export function readyWit(authority: ActiveJwt, grant: WitGrant, at: number): JwtReady {
+  const { spiffeId, ttlSeconds } = grant;
+  const confirmation = confirmationOf(grant);
+  const issuedAt = wholeSecond(at);
+  const notBeforeAt = wholeSecond(at - backdateMs);
+  const expiresAt = wholeSecond(Math.min(at + ttlSeconds * 1000, authority.expiresAt));
+  if (expiresAt < issuedAt + leastJwtLifeMs) throw expired(authority.id);
+  const jti = randomTokenId();
+  const { id: keyId, algorithm } = authority;
+  const said = { spiffeId, confirmation, notBeforeAt, issuedAt, expiresAt, keyId, algorithm, jti };
+  const signingInput = checkWitInput(draftWitSvid(said), said);
+  const intent: CredentialIntent = {
+    ...intentOf(grant, at),
+    id: jti,
+    kind: 'wit',
+    authorityId: authority.id,
+    notBeforeAt,
+    expiresAt,
+    audience: [],
+    digest: digestOf(Buffer.from(signingInput, 'latin1')),
+  };
+  return { kind: 'wit', authority, spiffeId, signingInput, issuedAt, expiresAt, intent };
+}
+
+function confirmationOf({ publicKey, algorithm }: WitGrant): Confirmation {
+  let key: Confirmation['key'];
+  try {
+    key = readJwtKey(publicKey);
+  } catch (cause) {
+    if (!(cause instanceof SpiffeError)) throw cause;
+    throw new SpiffeError('invalid', 'wit.public-key', cause.message, { detail: { reason: cause.reason }, cause });
+  }
+  const chosen = algorithm === '' ? jwtAlgorithmOf(key) : algorithm;
+  if (!isJwtAlgorithm(chosen) || !jwtAlgorithmFits(chosen, key)) {
+    throw new SpiffeError('invalid', 'wit.algorithm', 'signing algorithm is not allowed, or does not fit the public key');
+  }
+  return { key, algorithm: chosen };
+}
+
+function checkWitInput(text: string, expected: Parameters<typeof draftWitSvid>[0]): CheckedSigningInput {
+  const read = parseWitSvid(assembleWitSvid(text, new Uint8Array(1)));
+  const names = ['spiffeId', 'notBeforeAt', 'issuedAt', 'expiresAt', 'keyId', 'algorithm', 'jti'] as const;
+  const { key, algorithm } = read.confirmation;
+  const same = key.equals(expected.confirmation.key) && algorithm === expected.confirmation.algorithm;
+  if (!same || names.some((name) => read[name] !== expected[name])) {
+    throw new SpiffeError('internal', 'wit.draft', 'WIT-SVID does not say what was decided');
+  }
+  return text as CheckedSigningInput;
 }
 
 interface JwtExpectation {

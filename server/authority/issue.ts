@@ -9,10 +9,10 @@ import type { AuditEvent } from '../audit/event.ts';
 import { witnessRefusal } from '../audit/scope.ts';
 import { createDecisionId, decideIssuance, type Decision, type Holdings } from '../governance/decide.ts';
 import type { AuthorityKind, CredentialIntent, Scope } from '../store/store.ts';
-import type { ActiveAuthorities } from './active.ts';
-import { readyJwt, readyX509, type JwtReady, type X509Ready } from './drafts.ts';
+import type { ActiveAuthorities, ActiveJwt } from './active.ts';
+import { readyJwt, readyWit, readyX509, type JwtReady, type X509Ready } from './drafts.ts';
 import type { Profile } from './profile.ts';
-import { signJwt, signX509, type IssuedJwtSvid, type IssuedX509Svid, type Outcome, type SignDeps } from './sign.ts';
+import { signToken, signX509, type IssuedJwtSvid, type IssuedX509Svid, type Outcome, type SignDeps } from './sign.ts';
 
 export interface X509Request {
   readonly entryId: string;
@@ -26,6 +26,11 @@ export interface JwtRequest {
   readonly entryId: string;
   readonly audience: readonly string[];
   readonly process: string;
+}
+
+export interface WitRequest extends X509Request {
+  /** How the key of the request proves itself; `''` for what fits it best. */
+  readonly algorithm: string;
 }
 
 /** The agent that asks, and the call it asks through. */
@@ -67,6 +72,8 @@ export interface Issuer {
   issueX509(requests: readonly X509Request[], caller: IssueCaller): Promise<readonly Outcome<IssuedX509Svid>[]>;
   /** As `issueX509`. */
   issueJwt(requests: readonly JwtRequest[], caller: IssueCaller): Promise<readonly Outcome<IssuedJwtSvid>[]>;
+  /** As `issueX509`. Where no WIT-SVIDs are issued every request is refused with unsupported `wit.disabled`, off the record. */
+  issueWit(requests: readonly WitRequest[], caller: IssueCaller): Promise<readonly Outcome<IssuedJwtSvid>[]>;
   /** @throws as `checkPublicKey`; unavailable `authority.expired` */
   prepareAgentSvid(asked: AgentSvidRequest): PreparedAgentSvid;
   /** The server's own X509-SVID. @throws what store and keys throw */
@@ -206,6 +213,29 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     );
   };
 
+  const draftWit =
+    (authority: ActiveJwt) =>
+    (request: WitRequest, { granted, caller, at, profile }: Occasion): JwtReady => {
+      const { entry, id, reason } = granted;
+      requireWorkload(entry.spiffeId);
+      return readyWit(
+        authority,
+        {
+          spiffeId: entry.spiffeId,
+          entryId: entry.id,
+          agentId: caller.agentId,
+          decisionId: `${id}-${profile.hash}`,
+          reason,
+          process: request.process,
+          // Bound to a key and renewed ahead as an X509-SVID is, so an entry that shortens the one shortens the other.
+          ttlSeconds: entry.x509SvidTtlSeconds > 0 ? entry.x509SvidTtlSeconds : profile.witSvidTtlSeconds,
+          publicKey: request.publicKey,
+          algorithm: request.algorithm,
+        },
+        at,
+      );
+    };
+
   const ownGrant = (at: number, profile: Profile, reason: string) => ({
     entryId: '',
     decisionId: `${createDecisionId(at)}-${profile.hash}`,
@@ -218,7 +248,14 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     issueX509: (requests, caller) =>
       issueAll(requests, caller, 'x509', draftX509, (item, hint) => signX509(deps, item, hint)),
     issueJwt: (requests, caller) =>
-      issueAll(requests, caller, 'jwt', draftJwt, (item, hint) => signJwt(deps, item, hint)),
+      issueAll(requests, caller, 'jwt', draftJwt, (item, hint) => signToken(deps, item, hint)),
+    async issueWit(requests, caller) {
+      const { wit } = active;
+      if (wit === undefined) return requests.map(() => ({ status: 'refused', error: witDisabled() }));
+      return issueAll(requests, caller, 'wit', (request: WitRequest, occasion) => draftWit(wit.value)(request, occasion), (item, hint) =>
+        signToken(deps, item, hint),
+      );
+    },
     prepareAgentSvid({ agentId, publicKey, reason }) {
       const at = clock.now();
       const profile = deps.profile();
@@ -249,6 +286,10 @@ export function createIssuer(deps: IssuerDeps): Issuer {
 export function svidOf<T>(outcome: Outcome<T>): T {
   if (outcome.status === 'refused') throw outcome.error;
   return outcome.svid;
+}
+
+export function witDisabled(): SpiffeError {
+  return new SpiffeError('unsupported', 'wit.disabled', 'WIT functionality is disabled');
 }
 
 function refused<T>(error: SpiffeError): Promise<Outcome<T>> {

@@ -11,10 +11,10 @@ import { witness } from '../audit/scope.ts';
 import { createDecisionId } from '../governance/decide.ts';
 import type { CredentialIntent, Scope, Store } from '../store/store.ts';
 import type { ActiveAuthorities } from './active.ts';
-import { readyJwt, readyX509 } from './drafts.ts';
-import { svidOf } from './issue.ts';
+import { readyJwt, readyWit, readyX509 } from './drafts.ts';
+import { svidOf, witDisabled } from './issue.ts';
 import type { Profile } from './profile.ts';
-import { signJwt, signX509, type IssuedJwtSvid, type IssuedX509Svid, type SignDeps } from './sign.ts';
+import { signToken, signX509, type IssuedJwtSvid, type IssuedX509Svid, type SignDeps } from './sign.ts';
 
 export interface MintDeps extends SignDeps {
   readonly trustDomain: TrustDomain;
@@ -32,6 +32,13 @@ export interface MintJwtRequest {
   readonly ttlSeconds: number;
 }
 
+export interface MintWitRequest extends Omit<MintJwtRequest, 'audience'> {
+  /** SubjectPublicKeyInfo, DER. */
+  readonly publicKey: Uint8Array;
+  /** Of that key; `''` for what fits it best. */
+  readonly algorithm: string;
+}
+
 export interface Mint {
   /**
    * Names and subject come from the request, which is an operator's. `ttlSeconds` 0 means the default.
@@ -43,6 +50,11 @@ export interface Mint {
    *   keys throw
    */
   mintJwt(asked: MintJwtRequest, scope: Scope): Promise<IssuedJwtSvid>;
+  /**
+   * @throws unsupported `wit.disabled`, invalid `mint.id`, `wit.public-key|algorithm`, unavailable `authority.expired`, and
+   *   what store and keys throw
+   */
+  mintWit(asked: MintWitRequest, scope: Scope): Promise<IssuedJwtSvid>;
 }
 
 /** A Name without attributes. */
@@ -59,6 +71,11 @@ export function createMint(deps: MintDeps): Mint {
     reason: 'minted-by-operator',
     process: '',
   });
+
+  const requireWorkload = (spiffeId: SpiffeId): void => {
+    if (isMemberOf(spiffeId, trustDomain) && isWorkloadId(spiffeId)) return;
+    throw new SpiffeError('invalid', 'mint.id', `invalid SPIFFE ID: "${spiffeId}" is not a workload ID of "${trustDomain}"`);
+  };
 
   const record = async (intent: CredentialIntent, scope: Scope): Promise<void> => {
     await store.recordIntents([intent]);
@@ -89,10 +106,19 @@ export function createMint(deps: MintDeps): Mint {
       return svidOf(await signX509(deps, ready, ''));
     },
 
+    async mintWit({ spiffeId, publicKey, algorithm, ttlSeconds }, scope) {
+      if (active.wit === undefined) throw witDisabled();
+      requireWorkload(spiffeId);
+      const at = clock.now();
+      const profile = deps.profile();
+      const ttl = ttlSeconds > 0 ? ttlSeconds : profile.witSvidTtlSeconds;
+      const ready = readyWit(active.wit.value, { ...grantOf(spiffeId, at, profile), ttlSeconds: ttl, publicKey, algorithm }, at);
+      await record(ready.intent, scope);
+      return svidOf(await signToken(deps, ready, ''));
+    },
+
     async mintJwt({ spiffeId, audience, ttlSeconds }, scope) {
-      if (!isMemberOf(spiffeId, trustDomain) || !isWorkloadId(spiffeId)) {
-        throw new SpiffeError('invalid', 'mint.id', `invalid SPIFFE ID: "${spiffeId}" is not a workload ID of "${trustDomain}"`);
-      }
+      requireWorkload(spiffeId);
       const at = clock.now();
       const profile = deps.profile();
       const grant = {
@@ -104,7 +130,7 @@ export function createMint(deps: MintDeps): Mint {
       };
       const ready = readyJwt(active.jwt.value, grant, at);
       await record(ready.intent, scope);
-      return svidOf(await signJwt(deps, ready, ''));
+      return svidOf(await signToken(deps, ready, ''));
     },
   };
 }

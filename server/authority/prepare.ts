@@ -32,7 +32,7 @@ export interface Preparer {
 
 interface Spare {
   readonly key: StoredKey;
-  readonly jwtKeyId: string;
+  readonly tokenKeyId: string;
 }
 
 export function createPreparer(deps: PreparerDeps): Preparer {
@@ -45,7 +45,7 @@ export function createPreparer(deps: PreparerDeps): Preparer {
     const left = spares.get(kind);
     if (left !== undefined && left.key.type === keyType && !inUse.has(left.key.name)) return left;
     const key = await keys.generate(`${kind}-${mark}-${randomHex(8)}`, keyType);
-    const spare = { key, jwtKeyId: randomKeyId() };
+    const spare = { key, tokenKeyId: randomKeyId() };
     spares.set(kind, spare);
     return spare;
   };
@@ -54,7 +54,7 @@ export function createPreparer(deps: PreparerDeps): Preparer {
     mark,
     async prepare(kind, inUse) {
       const { keyType, lifeMs } = deps.policy(kind);
-      const { key, jwtKeyId } = await spareFor(kind, keyType, inUse);
+      const { key, tokenKeyId } = await spareFor(kind, keyType, inUse);
       const at = clock.now();
       const common = {
         kind,
@@ -68,10 +68,10 @@ export function createPreparer(deps: PreparerDeps): Preparer {
         publishedRevision: undefined,
         activatedAt: undefined,
       };
-      if (kind === 'jwt') {
+      if (kind !== 'x509') {
         // A token's instants are whole seconds.
         const expiresAt = Math.floor((at + lifeMs) / 1000) * 1000;
-        return { ...common, id: jwtKeyId, certificate: undefined, notBeforeAt: at, expiresAt };
+        return { ...common, id: tokenKeyId, certificate: undefined, notBeforeAt: at, expiresAt };
       }
       const certificate = await upstream.certify({ trustDomain, key, at, expiresAt: at + lifeMs });
       const { notBeforeAt, notAfterAt } = parseCertificate(certificate);

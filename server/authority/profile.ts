@@ -9,6 +9,7 @@ export interface ProfileSettings {
   readonly x509SvidTtlSeconds: number;
   readonly agentSvidTtlSeconds: number;
   readonly jwtSvidTtlSeconds: number;
+  readonly witSvidTtlSeconds: number;
   /** `iss` of JWT-SVIDs; `undefined` leaves it out. */
   readonly jwtIssuer: string | undefined;
 }
@@ -22,12 +23,13 @@ export const defaultProfileSettings: ProfileSettings = {
   x509SvidTtlSeconds: 3600,
   agentSvidTtlSeconds: 3600,
   jwtSvidTtlSeconds: 300,
+  witSvidTtlSeconds: 3600,
   jwtIssuer: undefined,
 };
 
 export function composeProfile(settings: ProfileSettings): Profile {
-  const { x509SvidTtlSeconds, agentSvidTtlSeconds, jwtSvidTtlSeconds, jwtIssuer } = settings;
-  const text = JSON.stringify([x509SvidTtlSeconds, agentSvidTtlSeconds, jwtSvidTtlSeconds, jwtIssuer ?? null]);
+  const { x509SvidTtlSeconds, agentSvidTtlSeconds, jwtSvidTtlSeconds, witSvidTtlSeconds, jwtIssuer } = settings;
+  const text = JSON.stringify([x509SvidTtlSeconds, agentSvidTtlSeconds, jwtSvidTtlSeconds, jwtIssuer ?? null, witSvidTtlSeconds]);
   const hash = createHash('sha256').update(text).digest('hex').slice(0, 8);
-  return Object.freeze({ x509SvidTtlSeconds, agentSvidTtlSeconds, jwtSvidTtlSeconds, jwtIssuer, hash });
+  return Object.freeze({ x509SvidTtlSeconds, agentSvidTtlSeconds, jwtSvidTtlSeconds, witSvidTtlSeconds, jwtIssuer, hash });
 }

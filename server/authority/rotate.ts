@@ -18,7 +18,8 @@ import { createPreparer } from './prepare.ts';
 import { activeOf, planSlots, preparedOf, unconfirmedFor, type Delivery, type SlotAction, type SlotPolicy } from './slots.ts';
 import type { Upstream } from './upstream.ts';
 
-export const authorityKinds = ['x509', 'jwt'] as const satisfies readonly AuthorityKind[];
+/** What every trust domain has; `wit` is there only where it is configured. */
+const usualKinds: readonly AuthorityKind[] = ['x509', 'jwt'];
 
 export interface AuthorityPolicy {
   readonly keyType: KeyType;
@@ -35,6 +36,8 @@ export interface RotationDeps {
   readonly keys: KeyStore;
   readonly upstream: Upstream;
   readonly delivery: Delivery;
+  /** Which authorities there are to be: X.509 and JWT, and further kinds; those alone when absent. */
+  readonly furtherKinds?: readonly AuthorityKind[];
   /** Asked anew for every plan, so that a reload takes effect. */
   readonly policy: (kind: AuthorityKind) => AuthorityPolicy;
   /** Told of every failure in the background, and with `undefined` when it is over. */
@@ -45,9 +48,9 @@ export interface Rotation {
   readonly active: ActiveAuthorities;
   list(): readonly AuthorityRecord[];
   stateOf(kind: AuthorityKind): readonly AuthorityRecord[];
-  /** @throws conflict `authority.prepared-already`, and what keys, upstream and store throw */
+  /** @throws conflict `authority.prepared-already`, invalid `authority.kind`, and what keys, upstream and store throw */
   prepare(kind: AuthorityKind, scope: Scope): Promise<AuthorityRecord>;
-  /** @throws invalid `authority.id.missing|unexpected`, internal `authority.not-prepared`, and what the store throws */
+  /** @throws invalid `authority.id.missing|unexpected`, `authority.kind`, internal `authority.not-prepared`, and what the store throws */
   activate(kind: AuthorityKind, id: string, scope: Scope): Promise<AuthorityRecord>;
   /** To be called when an agent confirmed something or left: somebody may no longer be waited for. */
   wake(): void;
@@ -59,11 +62,12 @@ export interface Rotation {
 const maxNamed = 50;
 
 /**
- * Matches keys and records, then carries out what is due, so that both kinds have an active authority when it resolves.
+ * Matches keys and records, then carries out what is due, so that all kinds have an active authority when it resolves.
  * @throws conflict `authority.key.missing|mismatch|foreign`, and what keys, upstream and store throw
  */
 export async function openRotation(deps: RotationDeps): Promise<Rotation> {
   const { trustDomain, clock, store, keys, delivery } = deps;
+  const kinds: readonly AuthorityKind[] = [...usualKinds, ...(deps.furtherKinds ?? [])];
   const preparer = createPreparer(deps);
   let records = new Map<string, AuthorityRecord>();
   // After a failure nobody knows what took effect; the store is asked before anything else is done.
@@ -113,6 +117,7 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
       publish: {
         x509: certificate === undefined ? [] : [{ certificate, tainted: false }],
         jwt: kind === 'jwt' ? [{ keyId, publicKey, expiresAt, tainted: false }] : [],
+        wit: kind === 'wit' ? [{ keyId, publicKey, expiresAt, tainted: false }] : [],
       },
       events: [witness(scope, 'authority.published', { subject: record.id, detail: { kind } })],
     });
@@ -160,6 +165,15 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
     }
   };
 
+  /** Of a kind that is configured no more: nothing new, and what there was goes when nobody needs it any longer. */
+  const expire = async (kind: AuthorityKind): Promise<number> => {
+    if (stale) await reload();
+    const { graceMs } = deps.policy(kind).slots;
+    const now = clock.now();
+    for (const record of stateOf(kind)) if (record.expiresAt + graceMs <= now) await forget(record, serverScope(now));
+    return Math.min(Number.POSITIVE_INFINITY, ...stateOf(kind).map((record) => record.expiresAt + graceMs));
+  };
+
   /** Does all that is due; tells when to look again. */
   const settle = async (kind: AuthorityKind): Promise<number> => {
     for (;;) {
@@ -192,10 +206,11 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
     inTurn(async () => {
       let nextAt = Number.POSITIVE_INFINITY;
       const failures: unknown[] = [];
-      // An upstream that is away does not keep the other kind from rotating.
-      for (const kind of authorityKinds) {
+      const left = new Set([...records.values()].map(({ kind }) => kind).filter((kind) => !kinds.includes(kind)));
+      // An upstream that is away does not keep the other kinds from rotating.
+      for (const kind of [...kinds, ...left]) {
         try {
-          nextAt = Math.min(nextAt, await settle(kind));
+          nextAt = Math.min(nextAt, await (kinds.includes(kind) ? settle(kind) : expire(kind)));
         } catch (error) {
           stale = true;
           failures.push(error);
@@ -210,18 +225,26 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
   await settleAll();
   const x509 = createWatch(activeX509From(activeRecord('x509'), trustDomain));
   const jwt = createWatch(activeJwtFrom(activeRecord('jwt')));
+  const wit = kinds.includes('wit') ? createWatch(activeJwtFrom(activeRecord('wit'))) : undefined;
   tell = () => {
     const next = { x509: activeRecord('x509'), jwt: activeRecord('jwt') };
     if (x509.value.id !== next.x509.id) x509.set(activeX509From(next.x509, trustDomain));
     if (jwt.value.id !== next.jwt.id) jwt.set(activeJwtFrom(next.jwt));
+    if (wit !== undefined && wit.value.id !== activeRecord('wit').id) wit.set(activeJwtFrom(activeRecord('wit')));
+  };
+
+  const requireKind = (kind: AuthorityKind): void => {
+    if (kinds.includes(kind)) return;
+    throw new SpiffeError('invalid', 'authority.kind', `this server has no ${kind} authorities: its configuration does not ask for any`);
   };
 
   return {
-    active: { x509, jwt },
+    active: { x509, jwt, wit },
     list: () => [...records.values()],
     stateOf,
     prepare: (kind, scope) =>
       inTurn(async () => {
+        requireKind(kind);
         const waiting = preparedOf(stateOf(kind), clock.now());
         if (waiting !== undefined) {
           const message = `authority ${waiting.id} is prepared already: activate it`;
@@ -234,6 +257,7 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
       }),
     activate: (kind, id, scope) =>
       inTurn(async () => {
+        requireKind(kind);
         if (id === '') throw new SpiffeError('invalid', 'authority.id.missing', 'no authority ID provided');
         const chosen = stateOf(kind).find((record) => record.id === id);
         if (chosen === undefined) throw new SpiffeError('invalid', 'authority.id.unexpected', 'unexpected authority ID');

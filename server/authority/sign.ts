@@ -19,6 +19,7 @@ export interface IssuedX509Svid {
   readonly hint: string;
 }
 
+/** A JWT-SVID, or a WIT-SVID without its key. */
 export interface IssuedJwtSvid {
   readonly id: SpiffeId;
   readonly token: string;
@@ -46,8 +47,8 @@ export function signX509(deps: SignDeps, ready: X509Ready, hint: string): Promis
   });
 }
 
-/** As `signX509`. */
-export function signJwt(deps: SignDeps, ready: JwtReady, hint: string): Promise<Outcome<IssuedJwtSvid>> {
+/** As `signX509`; for JWT-SVIDs and WIT-SVIDs. */
+export function signToken(deps: SignDeps, ready: JwtReady, hint: string): Promise<Outcome<IssuedJwtSvid>> {
   const { authority, signingInput, spiffeId: id, issuedAt, expiresAt, intent } = ready;
   return concluded(deps, intent.id, async () => {
     const signature = await deps.keys.sign(authority.keyName, Buffer.from(signingInput, 'latin1'), 'jose');

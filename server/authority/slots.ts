@@ -1,6 +1,6 @@
 /**
  * The life cycle of authorities as a pure step: records, an instant, a policy and who confirmed delivery go in, the due
- * actions and when to look again come out. One machine for X.509 and JWT; carrying actions out is `rotate.ts`.
+ * actions and when to look again come out. One machine for every kind; carrying actions out is `rotate.ts`.
  */
 import type { AuthorityRecord } from '../store/store.ts';
 
@@ -9,6 +9,8 @@ export interface SlotPolicy {
   readonly absenceMs: number;
   /** After this long every agent that polls has fetched the bundle. */
   readonly pollMs: number;
+  /** After this long everybody outside who fetches the bundle, or the keys of it, has done so; 0 unless given (FED-02). */
+  readonly leadMs?: number;
   /** Kept for this long after expiry, for verifiers whose clocks are behind or lenient. */
   readonly graceMs: number;
 }
@@ -26,6 +28,8 @@ export interface Delivery {
 
 /** Stands among the unconfirmed for agents that cannot confirm. */
 export const agentsThatPoll = 'agents that poll';
+/** Likewise for verifiers elsewhere: foreign trust domains, relying parties of OpenID Connect. */
+export const thoseWhoFetch = 'those who fetch the bundle';
 
 /** Each is carried out and stored alone; the others of a plan are then asked for again. */
 export type SlotAction =
@@ -88,12 +92,16 @@ export function planSlots(records: readonly AuthorityRecord[], now: number, poli
   return { due, nextAt: Math.min(succession.nextAt, ...ends) };
 }
 
-/** Who has not learned of a published authority; agents that poll are named as a whole. */
+/** Who has not learned of a published authority; agents that poll, and those who fetch, are named as a whole. */
 export function unconfirmedFor(record: AuthorityRecord, now: number, policy: SlotPolicy, delivery: Delivery): readonly string[] {
   const { publishedAt, publishedRevision } = record;
   if (publishedAt === undefined || publishedRevision === undefined) return [];
   const following = delivery.unconfirmed(publishedRevision);
-  return delivery.pollers && publishedAt + policy.pollMs > now ? [...following, agentsThatPoll] : following;
+  return [
+    ...following,
+    ...(delivery.pollers && publishedAt + policy.pollMs > now ? [agentsThatPoll] : []),
+    ...(publishedAt + leadOf(policy) > now ? [thoseWhoFetch] : []),
+  ];
 }
 
 interface Succession {
@@ -121,11 +129,15 @@ function planSuccession(
   const { prepareAt, replaceAt } = lifeMarks(active);
   if (prepareAt > now) return waitUntil(prepareAt);
   const unconfirmed = unconfirmedFor(next, now, policy, delivery);
-  const patience = Math.min(policy.absenceMs, (next.expiresAt - next.createdAt) / 6);
+  const patience = Math.max(leadOf(policy), Math.min(policy.absenceMs, (next.expiresAt - next.createdAt) / 6));
   const deadline = Math.min(replaceAt, next.publishedAt + patience);
   if (unconfirmed.length === 0 || deadline <= now) return activate(unconfirmed);
-  const pollUntil = next.publishedAt + policy.pollMs;
-  return waitUntil(delivery.pollers && pollUntil > now ? Math.min(pollUntil, deadline) : deadline);
+  const learned = [next.publishedAt + leadOf(policy), ...(delivery.pollers ? [next.publishedAt + policy.pollMs] : [])];
+  return waitUntil(Math.min(deadline, ...learned.filter((at) => at > now)));
+}
+
+function leadOf(policy: SlotPolicy): number {
+  return policy.leadMs ?? 0;
 }
 
 function act(action: SlotAction): Succession {

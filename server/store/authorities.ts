@@ -24,9 +24,10 @@ export async function stepAuthorities(
   _scope: Scope,
 ): Promise<readonly AuthorityRecord[]> {
   const { session } = transaction;
-  const { x509, jwt } = step.publish;
-  const publishes = x509.length + jwt.length > 0;
-  const appended = publishes ? await appendToBundle(transaction, trustDomain, x509, jwt) : undefined;
+  const { x509, jwt, wit = [] } = step.publish;
+  const publishes = x509.length + jwt.length + wit.length > 0;
+  const added = { x509Authorities: x509, jwtAuthorities: jwt, witAuthorities: wit };
+  const appended = publishes ? await appendToBundle(transaction, trustDomain, added) : undefined;
   // Numbers are handed out in this transaction, so the next one is known before it is taken.
   const ownRevision = (await newestRevision(session)) + 1;
   const changes: Change[] = [];

@@ -10,7 +10,7 @@ import {
   emptyBundle,
   pruneBundle as pruneExpired,
 } from '../../spiffe/bundle.ts';
-import type { Bundle, JwtAuthority, X509Authority } from '../../spiffe/bundle.ts';
+import type { Authorities, Bundle, JwtAuthority, X509Authority } from '../../spiffe/bundle.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import type { TrustDomain } from '../../spiffe/id.ts';
 import type { AuditDetail } from '../audit/event.ts';
@@ -32,7 +32,7 @@ export async function appendBundle(
   jwt: readonly JwtAuthority[],
   scope: Scope,
 ): Promise<Bundle> {
-  const { bundle, changed } = await appendToBundle(transaction, trustDomain, x509, jwt);
+  const { bundle, changed } = await appendToBundle(transaction, trustDomain, { x509Authorities: x509, jwtAuthorities: jwt });
   if (changed) {
     const detail = { ...bundleDetail(bundle), givenX509: x509.length, givenJwt: jwt.length };
     await recordEvents(transaction.session, [eventOf(scope, 'bundle.appended', trustDomain, detail)]);
@@ -44,11 +44,9 @@ export async function appendBundle(
 export async function appendToBundle(
   transaction: Transaction,
   trustDomain: TrustDomain,
-  x509: readonly X509Authority[],
-  jwt: readonly JwtAuthority[],
+  added: Authorities,
 ): Promise<{ readonly bundle: Bundle; readonly changed: boolean; readonly revision: number | undefined }> {
   const known = await findBundle(transaction.session, trustDomain);
-  const added = { x509Authorities: x509, jwtAuthorities: jwt };
   if (known === undefined) {
     // A bundle that is new counts from 0, whatever it starts with.
     const { bundle } = appendAuthorities(emptyBundle(trustDomain), added);
@@ -144,13 +142,14 @@ function missingBundle(): SpiffeError {
 }
 
 function countAuthorities(bundle: Bundle): number {
-  return bundle.x509Authorities.length + bundle.jwtAuthorities.length;
+  return bundle.x509Authorities.length + bundle.jwtAuthorities.length + bundle.witAuthorities.length;
 }
 
 export function bundleDetail(bundle: Bundle): AuditDetail {
   return {
     x509Authorities: bundle.x509Authorities.length,
     jwtAuthorities: bundle.jwtAuthorities.map((authority) => authority.keyId),
+    ...(bundle.witAuthorities.length > 0 && { witAuthorities: bundle.witAuthorities.map((authority) => authority.keyId) }),
     sequence: bundle.sequence.toString(),
   };
 }
@@ -171,21 +170,18 @@ function bundleRow(bundle: Bundle): BundleTable {
   const x509 = bundle.x509Authorities.map(
     ({ certificate, tainted }): StoredX509Authority => ({ certificate: Buffer.from(certificate).toString('base64'), tainted }),
   );
-  const jwt = bundle.jwtAuthorities.map(
-    ({ keyId, publicKey, expiresAt, tainted }): StoredJwtAuthority => ({
-      keyId,
-      publicKey: Buffer.from(publicKey).toString('base64'),
-      expiresAt: expiresAt ?? null,
-      tainted,
-    }),
-  );
   return {
     trust_domain: bundle.trustDomain,
     sequence: bundle.sequence.toString(),
     refresh_hint: bundle.refreshHintSeconds,
     x509_authorities: JSON.stringify(x509),
-    jwt_authorities: JSON.stringify(jwt),
+    jwt_authorities: JSON.stringify(bundle.jwtAuthorities.map(storedKey)),
+    wit_authorities: JSON.stringify(bundle.witAuthorities.map(storedKey)),
   };
+}
+
+function storedKey({ keyId, publicKey, expiresAt, tainted }: JwtAuthority): StoredJwtAuthority {
+  return { keyId, publicKey: Buffer.from(publicKey).toString('base64'), expiresAt: expiresAt ?? null, tainted };
 }
 
 function readBundle(row: BundleTable): Bundle {
@@ -197,13 +193,18 @@ function readBundle(row: BundleTable): Bundle {
       certificate: bytesOf(certificate),
       tainted,
     })),
-    jwtAuthorities: (JSON.parse(row.jwt_authorities) as StoredJwtAuthority[]).map((stored) => ({
-      keyId: stored.keyId,
-      publicKey: bytesOf(stored.publicKey),
-      expiresAt: stored.expiresAt ?? undefined,
-      tainted: stored.tainted,
-    })),
+    jwtAuthorities: readKeys(row.jwt_authorities),
+    witAuthorities: readKeys(row.wit_authorities),
   });
+}
+
+function readKeys(text: string): readonly JwtAuthority[] {
+  return (JSON.parse(text) as StoredJwtAuthority[]).map(({ keyId, publicKey, expiresAt, tainted }) => ({
+    keyId,
+    publicKey: bytesOf(publicKey),
+    expiresAt: expiresAt ?? undefined,
+    tainted,
+  }));
 }
 
 /** On memory of its own: small buffers share a pool, which would travel to the other thread as a whole. */

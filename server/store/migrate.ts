@@ -5,10 +5,11 @@
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { initial } from './migrations/0001-initial.ts';
 import { relationships } from './migrations/0002-relationships.ts';
+import { witAuthorities } from './migrations/0003-wit-authorities.ts';
 import type { Migration } from './migrations/migration.ts';
 import type { Session, StoreFacts } from './session.ts';
 
-const migrations: readonly Migration[] = [initial, relationships];
+const migrations: readonly Migration[] = [initial, relationships, witAuthorities];
 
 export const newestSchema = migrations.length;
 

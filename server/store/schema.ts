@@ -73,6 +73,7 @@ export interface BundleTable {
   refresh_hint: number;
   x509_authorities: string;
   jwt_authorities: string;
+  wit_authorities: string;
 }
 
 export interface RelationshipTable {

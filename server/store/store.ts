@@ -43,14 +43,14 @@ export interface AgentRecord {
   readonly attestedAt: number;
 }
 
-export type AuthorityKind = 'x509' | 'jwt';
+export type AuthorityKind = 'x509' | 'jwt' | 'wit';
 /** Prepared and published are one state with a date: `publishedAt` is set when the bundle holds it. */
 export type AuthorityState = 'prepared' | 'active' | 'old';
 export type KeyType = 'ec-p256' | 'ec-p384' | 'rsa-2048' | 'rsa-4096';
 
 export interface AuthorityRecord {
   readonly kind: AuthorityKind;
-  /** Lower hex subject key id for X.509, key id for JWT. */
+  /** Lower hex subject key id for X.509, key id for JWT and WIT. */
   readonly id: string;
   /** Which server process holds the key. */
   readonly owner: string;
@@ -150,7 +150,7 @@ export interface JoinToken {
 
 /** What is recorded before a signature; without a result it counts as issued. */
 export interface CredentialIntent {
-  /** Serial in lower hex for X.509; jti for a token that has one, else a random id. */
+  /** Serial in lower hex for X.509; jti for a token that has one, as every WIT-SVID, else a random id. */
   readonly id: string;
   readonly kind: AuthorityKind;
   readonly spiffeId: SpiffeId;
@@ -212,7 +212,7 @@ export interface AuthorityStep {
   readonly upserts: readonly AuthorityRecord[];
   /** Ids to forget. */
   readonly forgotten: readonly string[];
-  readonly publish: { readonly x509: readonly X509Authority[]; readonly jwt: readonly JwtAuthority[] };
+  readonly publish: { readonly x509: readonly X509Authority[]; readonly jwt: readonly JwtAuthority[]; readonly wit?: readonly JwtAuthority[] };
   readonly events: readonly AuditEvent[];
 }
 

@@ -34,7 +34,8 @@ import { createEndpoints } from './endpoints.ts';
 import { openTestRegistry } from './registry.ts';
 import { draftOf, exampleOrg, scopeAt } from './store.ts';
 
-export async function openApiWorld() {
+/** With `wit` the server issues WIT-SVIDs. */
+export async function openApiWorld({ wit = false } = {}) {
   const world = await openTestRegistry();
   const { store, registry, clock } = world;
   const { entries, agents, bundles, holdings, feed } = registry;
@@ -47,6 +48,7 @@ export async function openApiWorld() {
     keys,
     upstream: createSelfUpstream(keys),
     delivery: feed,
+    furtherKinds: wit ? ['wit'] : [],
     policy: () => ({ keyType: 'ec-p256', lifeMs: 86_400_000, slots: defaultSlotPolicy }),
     onProblem: () => undefined,
   });
@@ -127,7 +129,7 @@ export async function openApiWorld() {
       entries,
       authorizedEntries: (id) => holdings.authorizedEntries(id, clock.now()),
     }),
-    svidsApi: createSvidsApi({ trustDomain: exampleOrg, clock, issuer, proofs, mint: createMint(issuing) }),
+    svidsApi: createSvidsApi({ trustDomain: exampleOrg, clock, issuer, proofs, mint: createMint(issuing), wit }),
     trustDomainsApi: createTrustDomainsApi({ trustDomain: exampleOrg, clock, relationships, bundles, refresher, store }),
     nodeApi: createNodeApi({ clock, feed, issuer, store }),
     operatorApi: createOperatorApi({

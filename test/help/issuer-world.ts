@@ -5,7 +5,7 @@
 import type { AuditEvent } from '../../server/audit/event.ts';
 import { createIssuer, type IssueCaller, type Issuer, type IssuerDeps } from '../../server/authority/issue.ts';
 import { composeProfile, defaultProfileSettings, type Profile } from '../../server/authority/profile.ts';
-import type { Rotation } from '../../server/authority/rotate.ts';
+import type { Rotation, RotationDeps } from '../../server/authority/rotate.ts';
 import { composeEntry, type EntryDraft, type RegistrationEntry } from '../../spiffe/entry.ts';
 import type { SpiffeId } from '../../spiffe/id.ts';
 import { createAuthorityWorld, type AuthorityWorld } from './authority-world.ts';
@@ -26,9 +26,9 @@ export interface IssuerWorld extends AuthorityWorld {
   issuerDeps(changed?: Partial<IssuerDeps>): IssuerDeps;
 }
 
-export async function createIssuerWorld(): Promise<IssuerWorld> {
+export async function createIssuerWorld(changed: Partial<RotationDeps> = {}): Promise<IssuerWorld> {
   const world = createAuthorityWorld();
-  const rotation = await world.open();
+  const rotation = await world.open(changed);
   const agent = agentId('a');
   const entries = new Map<string, RegistrationEntry>();
   const refusals: AuditEvent[] = [];

@@ -44,8 +44,8 @@ export function createMemoryStore(trustDomain: TrustDomain, epoch = 'epoch-1'): 
       return [...authorities.values()];
     },
     async stepAuthorities(_trustDomain, step) {
-      const { x509, jwt } = step.publish;
-      const appended = appendAuthorities(bundle, { x509Authorities: x509, jwtAuthorities: jwt });
+      const { x509, jwt, wit = [] } = step.publish;
+      const appended = appendAuthorities(bundle, { x509Authorities: x509, jwtAuthorities: jwt, witAuthorities: wit });
       bundle = appended.bundle;
       revision += 1;
       for (const record of step.upserts) {

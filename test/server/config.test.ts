@@ -70,6 +70,7 @@ colour: blue
   it.each([
     ['an SVID that outlives its authority', 'svids: { x509_ttl: 48h }', 'svids.x509_ttl'],
     ['a token that outlives its authority', 'svids: { jwt_ttl: 48h }', 'svids.jwt_ttl'],
+    ['a WIT-SVID that outlives its authority', 'authorities: { wit: { ttl: 30m } }', 'svids.wit_ttl'],
     ['two secrets for one seal', 'keys: { type: disk, key_file: /k, passphrase_file: /p }', 'keys.passphrase_file'],
     ['an attestor twice', 'attestors: [{ type: join_token }, { type: join_token }]', 'attestors[1]'],
     ['an attestor of no known type', 'attestors: [{ type: tea }]', 'attestors[0].type'],
@@ -91,8 +92,9 @@ colour: blue
 describe('reload', () => {
   it('names what only a restart applies, and nothing else', () => {
     const before = parseServerConfig(least);
-    const applied = parseServerConfig(`${least}log: { level: debug }\nsvids: { x509_ttl: 2h }\nlimits: { signing: 5 }\n`);
+    const applied = parseServerConfig(`${least}log: { level: debug }\nsvids: { x509_ttl: 2h, wit_ttl: 2h }\nlimits: { signing: 5 }\n`);
     expect(restartKeys(before, applied)).toEqual([]);
+    expect(restartKeys(before, parseServerConfig(`${least}authorities: { wit: {} }\n`))).toEqual(['authorities']);
     const restart = parseServerConfig(`${least}listen: { port: 9 }\nsvids: { jwt_issuer: x }\nlimits: { entries: 5 }\nhealth: { port: 1 }\n`);
     expect(restartKeys(before, restart).toSorted()).toEqual(['health', 'limits', 'listen', 'svids']);
   });

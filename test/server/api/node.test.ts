@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { loadServices } from '../../../proto/load.ts';
 import type { FollowResponse__Output } from '../../../proto/gen/steeple/node/v1/FollowResponse.ts';
+import { parseWitSvid } from '../../../spiffe/wit-svid.ts';
 import { parseCertificate } from '../../../spiffe/x509/certificate.ts';
 import { agentCaller, stream, unary } from '../../help/api.ts';
 import { openApiWorld } from '../../help/api-world.ts';
@@ -8,8 +9,8 @@ import { openApiWorld } from '../../help/api-world.ts';
 const { 'steeple.node.v1.Node': service } = loadServices('steeple.node.v1.Node');
 const spool = 'a-spool-of-16-chars';
 
-async function openNode() {
-  const world = await openApiWorld();
+async function openNode(options: Parameters<typeof openApiWorld>[0] = {}) {
+  const world = await openApiWorld(options);
   const agent = await world.admit('a');
   const caller = agentCaller(agent);
   /** Requests are pushed; answers are pulled. */
@@ -148,6 +149,15 @@ describe('Issue', () => {
     const leaf = parseCertificate(answer.x509[0]?.cert_chain[0] ?? Buffer.alloc(0));
     expect(leaf.uris).toEqual(['spiffe://example.org/web']);
     expect((await store.getCredential(leaf.serial.hex))?.process).toBe('pid=7,start=9,uid=1000,gid=1000,path=/bin/web??[31m');
+  });
+
+  it('signs WIT-SVIDs where they are configured, and says so where they are not', async () => {
+    for (const wit of [true, false]) {
+      const { nodeApi, caller, register, agent, request } = await openNode({ wit });
+      const asked = [{ entry_id: await register(agent, '/web'), public_key: request().publicKey, algorithm: 'ES256' }];
+      const answer = await unary(service.Issue, nodeApi.Issue, { wit: asked }, caller);
+      expect(answer.wit.map((item) => item.refusal?.reason ?? parseWitSvid(item.token).spiffeId)).toEqual([wit ? 'spiffe://example.org/web' : 'wit.disabled']);
+    }
   });
 
   it('bounds a batch', async () => {

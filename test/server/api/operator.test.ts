@@ -43,7 +43,7 @@ describe('the record', () => {
 
   it('refuses a kind that is none', async () => {
     const { operatorApi } = await openApiWorld();
-    await expect(unary(service.ListCredentials, operatorApi.ListCredentials, { kind: 'wit' })).rejects.toMatchObject({ reason: 'proto.enum.unknown' });
+    await expect(unary(service.ListCredentials, operatorApi.ListCredentials, { kind: 'tea' })).rejects.toMatchObject({ reason: 'proto.enum.unknown' });
   });
 });
 

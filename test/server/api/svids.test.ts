@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { loadServices } from '../../../proto/load.ts';
 import { parseCertificate } from '../../../spiffe/x509/certificate.ts';
+import { parseWitSvid } from '../../../spiffe/wit-svid.ts';
 import { agentCaller, unary } from '../../help/api.ts';
 import { openApiWorld } from '../../help/api-world.ts';
 
@@ -80,6 +81,38 @@ describe('tokens and minting', () => {
   ] as const)('spire-wire 7: %s %o', async (method, request, message) => {
     const { svidsApi } = await openApiWorld();
     await expect(unary(service[method] as never, svidsApi[method] as never, request)).rejects.toMatchObject({ kind: 'invalid', message });
+  });
+
+  it('BatchNewWITSVID answers each item for itself, with a status on success too', async () => {
+    const { svidsApi, admit, register, request } = await openApiWorld({ wit: true });
+    const agent = await admit('a');
+    const entry = await register(agent, '/web', { hint: 'inner' });
+    const { publicKey } = request();
+    const params = [
+      { entry_id: entry, public_key: publicKey },
+      { entry_id: 'nobody', public_key: publicKey },
+      { entry_id: '', public_key: publicKey },
+      { entry_id: entry },
+      { entry_id: entry, public_key: publicKey, signing_algorithm: 'RS256' },
+    ];
+    const { results } = await unary(service.BatchNewWITSVID, svidsApi.BatchNewWITSVID, { params }, agentCaller(agent));
+    expect(results.map(({ status }) => status?.code)).toEqual([0, 5, 3, 3, 3]);
+    const svid = results[0]?.svid;
+    expect(svid).toMatchObject({ id: { trust_domain: 'example.org', path: '/web' }, hint: 'inner' });
+    expect(parseWitSvid(svid?.token ?? '').spiffeId).toBe('spiffe://example.org/web');
+    await expect(unary(service.BatchNewWITSVID, svidsApi.BatchNewWITSVID, {}, agentCaller(agent))).rejects.toMatchObject({ reason: 'svid.params' });
+  });
+
+  it('MintWITSVID binds an ID to a key', async () => {
+    const { svidsApi, request } = await openApiWorld({ wit: true });
+    const id = { trust_domain: 'example.org', path: '/web' };
+    const public_key = request().publicKey;
+    const { svid } = await unary(service.MintWITSVID, svidsApi.MintWITSVID, { id, public_key, ttl: 60, signing_algorithm: 'ES256' });
+    expect(Number(svid?.expires_at) - Number(svid?.issued_at)).toBe(60);
+    expect(parseWitSvid(svid?.token ?? '').confirmation.key.export({ format: 'der', type: 'spki' })).toEqual(public_key);
+    const refused = (asked: object) => unary(service.MintWITSVID, svidsApi.MintWITSVID, asked);
+    await expect(refused({ public_key })).rejects.toMatchObject({ reason: 'mint.id' });
+    await expect(refused({ id })).rejects.toMatchObject({ reason: 'svid.public-key' });
   });
 
   it.each(['MintWITSVID', 'BatchNewWITSVID', 'NewDownstreamX509CA'] as const)('%s is answered, with a refusal', async (method) => {

@@ -4,7 +4,9 @@ import { svidOf } from '../../../server/authority/issue.ts';
 import { composeProfile, defaultProfileSettings } from '../../../server/authority/profile.ts';
 import type { IssuedX509Svid, Outcome } from '../../../server/authority/sign.ts';
 import { SpiffeError } from '../../../spiffe/errors.ts';
+import { keyOfAuthority, verifyJwtSignature } from '../../../spiffe/jwt-key.ts';
 import { validateJwtSvid } from '../../../spiffe/jwt-svid.ts';
+import { parseWitSvid } from '../../../spiffe/wit-svid.ts';
 import { parseCertificate } from '../../../spiffe/x509/certificate.ts';
 import { encodeLeafSubject } from '../../../spiffe/x509/draft.ts';
 import { verifyX509Svid } from '../../../spiffe/x509/verify.ts';
@@ -33,6 +35,90 @@ async function tokenOf(world: IssuerWorld, entryId: string, audience: readonly s
 function roots({ store }: IssuerWorld): readonly Uint8Array[] {
   return store.bundle.x509Authorities.map(({ certificate }) => certificate);
 }
+
+async function witOf(world: IssuerWorld, entryId: string, asked: { readonly publicKey?: Uint8Array; readonly algorithm?: string } = {}) {
+  const [outcome] = await world.issuer.issueWit([{ ...asking(entryId, asked.publicKey), algorithm: asked.algorithm ?? '' }], world.caller);
+  return svidOf(outcome!);
+}
+
+describe('issueWit', () => {
+  it('WIT-09 WIT-10 WIT-17: takes the name from the entry, and from the request only the key and how it signs', async () => {
+    const world = await createIssuerWorld({ furtherKinds: ['wit'] });
+    const entry = world.hold('web', { hint: 'inner' });
+    const svid = await witOf(world, 'web');
+    expect(svid).toMatchObject({ id: entry.spiffeId, hint: 'inner', issuedAt: world.clock.now(), expiresAt: world.clock.now() + hour });
+    const read = parseWitSvid(svid.token);
+    expect(read).toMatchObject({ spiffeId: entry.spiffeId, notBeforeAt: world.clock.now() - 10_000, expiresAt: svid.expiresAt, confirmation: { algorithm: 'ES256' } });
+    expect(Buffer.from(read.confirmation.key.export({ format: 'der', type: 'spki' }))).toEqual(Buffer.from(key.spki));
+    expect(Object.keys(read.claims).toSorted()).toEqual(['cnf', 'exp', 'iat', 'jti', 'nbf', 'sub']);
+    const authority = world.store.bundle.witAuthorities.find(({ keyId }) => keyId === read.keyId);
+    expect(verifyJwtSignature('ES256', keyOfAuthority(authority!), read.signed, read.signature)).toBe(true);
+    // No key for JWT-SVIDs signs one, nor the other way round.
+    expect(world.store.bundle.jwtAuthorities.map(({ keyId }) => keyId)).not.toContain(read.keyId);
+  });
+
+  it('records the intent before, and the result after, under its own kind', async () => {
+    const world = await createIssuerWorld({ furtherKinds: ['wit'] });
+    world.hold('web');
+    const { token } = await witOf(world, 'web');
+    const { jti, signed, keyId } = parseWitSvid(token);
+    const digest = createHash('sha256').update(signed).digest('hex');
+    expect(world.store.intents.get(jti!)).toMatchObject({ kind: 'wit', entryId: 'web', agentId: world.agent, authorityId: keyId, process: 'pid=7', audience: [], digest });
+    expect(world.store.results.get(jti!)).toBe('issued');
+  });
+
+  it('lives as long as an X509-SVID of the entry, never longer than the authority', async () => {
+    const world = await createIssuerWorld({ furtherKinds: ['wit'] });
+    world.hold('short', { x509SvidTtlSeconds: 60 });
+    world.hold('long', { x509SvidTtlSeconds: 1_000_000 });
+    expect((await witOf(world, 'short')).expiresAt).toBe(world.clock.now() + 60_000);
+    expect((await witOf(world, 'long')).expiresAt).toBe(Math.floor(world.rotation.active.wit!.value.expiresAt / 1000) * 1000);
+  });
+
+  it('WIT-12: names the algorithm that is asked for, if it fits the key', async () => {
+    const world = await createIssuerWorld({ furtherKinds: ['wit'] });
+    world.hold('web');
+    const rsa = rsaPair(2048).spki;
+    const named = async (publicKey: Uint8Array, algorithm: string): Promise<string> => parseWitSvid((await witOf(world, 'web', { publicKey, algorithm })).token).confirmation.algorithm;
+    expect([await named(rsa, 'PS384'), await named(rsa, '')]).toEqual(['PS384', 'RS256']);
+  });
+
+  it.each<[string, { readonly publicKey?: Uint8Array; readonly algorithm?: string }, string]>([
+    ['T-14 Ed25519', { publicKey: ed25519Pair().spki }, 'wit.public-key'],
+    ['no key', { publicKey: Buffer.from('no key') }, 'wit.public-key'],
+    ['T-16 an algorithm of another curve', { algorithm: 'ES384' }, 'wit.algorithm'],
+    ['T-14 EdDSA', { algorithm: 'EdDSA' }, 'wit.algorithm'],
+    ['none', { algorithm: 'none' }, 'wit.algorithm'],
+  ])('refuses %s, and records that', async (_, asked, reason) => {
+    const world = await createIssuerWorld({ furtherKinds: ['wit'] });
+    world.hold('web');
+    await expect(witOf(world, 'web', asked)).rejects.toMatchObject({ kind: 'invalid', reason });
+    expect(world.refusals).toMatchObject([{ type: 'credential.refused', reason, detail: { kind: 'wit' } }]);
+    expect(world.store.intents.size).toBe(0);
+  });
+
+  it('refuses an entry that the agent does not hold, and records that', async () => {
+    const world = await createIssuerWorld({ furtherKinds: ['wit'] });
+    await expect(witOf(world, 'nobody')).rejects.toMatchObject({ kind: 'missing' });
+    expect(world.refusals).toHaveLength(1);
+  });
+
+  it('nothing leaves that could not be recorded', async () => {
+    const world = await createIssuerWorld({ furtherKinds: ['wit'] });
+    world.hold('web');
+    const error = new SpiffeError('unavailable', 'store.busy', 'busy');
+    const issuer = world.issuerWith({ store: { ...world.store, recordIntents: () => Promise.reject(error) } });
+    const [outcome] = await issuer.issueWit([{ ...asking('web'), algorithm: '' }], world.caller);
+    expect(outcome).toEqual({ status: 'refused', error });
+  });
+
+  it('STAB-03: refuses all where it is not configured, without a record', async () => {
+    const world = await createIssuerWorld();
+    world.hold('web');
+    await expect(witOf(world, 'web')).rejects.toMatchObject({ kind: 'unsupported', reason: 'wit.disabled' });
+    expect([world.refusals, world.store.intents.size]).toEqual([[], 0]);
+  });
+});
 
 describe('issueX509', () => {
   it('T-C01: takes names and life from the entry, and from the request only the key', async () => {

@@ -1,6 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { createMint, type Mint } from '../../../server/authority/mint.ts';
+import { parseSpiffeId } from '../../../spiffe/id.ts';
 import { validateJwtSvid } from '../../../spiffe/jwt-svid.ts';
+import { parseWitSvid } from '../../../spiffe/wit-svid.ts';
 import { encodeName } from '../../../spiffe/x509/encoded.ts';
 import { oid } from '../../../spiffe/x509/names.ts';
 import { composeRequest, type RequestFields } from '../../../spiffe/x509/request.ts';
@@ -12,14 +14,44 @@ import { idOf, scopeAt } from '../../help/store.ts';
 const { privateKey, spki } = ecPair();
 const uri = 'spiffe://example.org/web';
 
-async function createMintWorld(): Promise<IssuerWorld & { readonly mint: Mint }> {
-  const world = await createIssuerWorld();
+async function createMintWorld(changed: Parameters<typeof createIssuerWorld>[0] = {}): Promise<IssuerWorld & { readonly mint: Mint }> {
+  const world = await createIssuerWorld(changed);
   return Object.assign(world, { mint: createMint({ ...world.issuerDeps(), store: world.store }) });
 }
 
 function csrOf(fields: Partial<RequestFields> = {}): Uint8Array {
   return composeRequest({ privateKey, uris: [uri], ...fields });
 }
+
+describe('mintWit', () => {
+  it('signs what an operator asks for, and puts it on record before', async () => {
+    const world = await createMintWorld({ furtherKinds: ['wit'] });
+    const scope = scopeAt(world.clock.now());
+    const svid = await world.mint.mintWit({ spiffeId: idOf('/web'), publicKey: spki, algorithm: '', ttlSeconds: 600 }, scope);
+    const { spiffeId, jti, expiresAt } = parseWitSvid(svid.token);
+    expect([spiffeId, expiresAt]).toEqual([uri, world.clock.now() + 600_000]);
+    expect(world.store.intents.get(jti!)).toMatchObject({ kind: 'wit', reason: 'minted-by-operator', spiffeId: uri });
+    expect(world.store.events).toContainEqual(expect.objectContaining({ type: 'credential.minted', subject: jti }));
+  });
+
+  it.each([
+    ['an ID of another trust domain', { spiffeId: parseSpiffeId('spiffe://other.org/web') }, 'mint.id'],
+    ["an agent's ID", { spiffeId: idOf('/spire/agent/a') }, 'mint.id'],
+    ['a key that is none', { publicKey: Buffer.from('x') }, 'wit.public-key'],
+    ['an algorithm that does not fit', { algorithm: 'RS256' }, 'wit.algorithm'],
+  ])('refuses %s', async (_, change, reason) => {
+    const world = await createMintWorld({ furtherKinds: ['wit'] });
+    const asked = { spiffeId: idOf('/web'), publicKey: spki, algorithm: '', ttlSeconds: 0, ...change };
+    await expect(world.mint.mintWit(asked, scopeAt(world.clock.now()))).rejects.toMatchObject({ kind: 'invalid', reason });
+    expect(world.store.intents.size).toBe(0);
+  });
+
+  it('STAB-03: is not there where it is not configured', async () => {
+    const world = await createMintWorld();
+    const asked = { spiffeId: idOf('/web'), publicKey: spki, algorithm: '', ttlSeconds: 0 };
+    await expect(world.mint.mintWit(asked, scopeAt(world.clock.now()))).rejects.toMatchObject({ kind: 'unsupported', reason: 'wit.disabled' });
+  });
+});
 
 describe('mintX509', () => {
   it('signs what an operator asks for, and puts it on record before', async () => {

@@ -124,6 +124,35 @@ describe('openRotation', () => {
     expect(bundle!.jwtAuthorities.map(({ keyId }) => keyId)).toContain(prepared.id);
   });
 
+  it('WIT-33: has WIT authorities only where they are configured, apart from those for JWT-SVIDs', async () => {
+    const world = createAuthorityWorld();
+    const without = await world.open();
+    expect([without.active.wit, world.store.bundle.witAuthorities]).toEqual([undefined, []]);
+    await expect(without.prepare('wit', scopeAt(world.clock.now()))).rejects.toMatchObject({ kind: 'invalid', reason: 'authority.kind' });
+    const rotation = await world.open({ furtherKinds: ['wit'] });
+    const wit = rotation.active.wit!.value.id;
+    expect(world.store.bundle.witAuthorities.map(({ keyId }) => keyId)).toEqual([wit]);
+    expect(world.store.bundle.jwtAuthorities.map(({ keyId }) => keyId)).toEqual([rotation.active.jwt.value.id]);
+    const prepared = await rotation.prepare('wit', scopeAt(world.clock.now()));
+    await rotation.activate('wit', prepared.id, scopeAt(world.clock.now()));
+    expect(rotation.active.wit!.value.id).toBe(prepared.id);
+    expect(world.store.bundle.witAuthorities.map(({ keyId }) => keyId)).toEqual([wit, prepared.id]);
+  });
+
+  it('lets WIT authorities end when they are configured no more, and takes their keys away then', async () => {
+    const world = createAuthorityWorld();
+    await world.open({ furtherKinds: ['wit'] });
+    const rotation = await world.open();
+    expect(rotation.stateOf('wit')).toHaveLength(1);
+    expect(world.store.bundle.witAuthorities).toHaveLength(1);
+    await running(rotation, async () => {
+      await world.clock.advance(life + 61_000);
+      expect(rotation.stateOf('wit')).toEqual([]);
+    });
+    expect(world.store.bundle.witAuthorities).toEqual([]);
+    expect((await world.keys.list()).filter(({ name }) => name.startsWith('wit-'))).toEqual([]);
+  });
+
   it('leaves the authorities of other servers alone', async () => {
     const world = createAuthorityWorld();
     const first = await world.open();

@@ -34,6 +34,15 @@ describe('bundles', () => {
     expect(await store.loadBundles()).toMatchObject([{ sequence: 2n, jwtAuthorities: [two] }]);
   });
 
+  test('WIT authorities are kept apart from those for JWT-SVIDs', async () => {
+    const store = await openTestStore({ path: await storePath() });
+    const [jwt, wit] = [jwtAuthority('jwt', undefined), jwtAuthority('wit', at + 2_000)];
+    await store.stepAuthorities(exampleOrg, { upserts: [], forgotten: [], publish: { x509: [], jwt: [jwt], wit: [wit] }, events: [] }, scope);
+    expect(await store.loadBundles()).toMatchObject([{ sequence: 0n, jwtAuthorities: [jwt], witAuthorities: [wit] }]);
+    expect(await store.pruneBundle(exampleOrg, at + 2_001, scope)).toBe(1);
+    expect(await store.loadBundles()).toMatchObject([{ sequence: 1n, jwtAuthorities: [jwt], witAuthorities: [] }]);
+  });
+
   test('create, update and set each mind what is there', async () => {
     const store = await openTestStore();
     const bundle = composeBundle({ ...emptyBundle(partner), refreshHintSeconds: 10, sequence: 2n ** 64n - 1n });

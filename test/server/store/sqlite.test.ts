@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest';
 
 import { openSqliteStore } from '../../../server/store/sqlite.ts';
 import type { CommittedBatch, Store } from '../../../server/store/store.ts';
+import { composeBundle, emptyBundle } from '../../../spiffe/bundle.ts';
 import { parseTrustDomain } from '../../../spiffe/id.ts';
 import { createTestClock } from '../../help/clock.ts';
 import { agentId, agentOf, draftOf, exampleOrg, intentOf, openTestStore, scopeAt, storePath } from '../../help/store.ts';
@@ -139,6 +140,19 @@ describe('opening', () => {
       reason: 'store.schema.newer',
       detail: { found: 999 },
     });
+  });
+
+  test('a store from before WIT authorities gets a place for them, and keeps what it has', async () => {
+    const path = await storePath();
+    const store = await openSqliteStore({ path, trustDomain: exampleOrg, clock });
+    const bundle = composeBundle({ ...emptyBundle(parseTrustDomain('partner.org')), refreshHintSeconds: 7, sequence: 3n });
+    await store.writeBundle(bundle, 'set', scope);
+    await store.close();
+    const database = new DatabaseSync(path);
+    database.exec("ALTER TABLE bundle DROP COLUMN wit_authorities; UPDATE meta SET value = '2' WHERE name = 'schema_version'");
+    database.close();
+    const again = await openTestStore({ path });
+    expect(await again.loadBundles()).toEqual([bundle]);
   });
 
   test('a file that is no database is named, with the command that repairs it', async () => {

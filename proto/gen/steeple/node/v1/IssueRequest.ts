@@ -4,13 +4,16 @@
 
 import type { X509Request as _steeple_node_v1_X509Request, X509Request__Output as _steeple_node_v1_X509Request__Output } from '../../../steeple/node/v1/X509Request.ts';
 import type { JwtRequest as _steeple_node_v1_JwtRequest, JwtRequest__Output as _steeple_node_v1_JwtRequest__Output } from '../../../steeple/node/v1/JwtRequest.ts';
+import type { WitRequest as _steeple_node_v1_WitRequest, WitRequest__Output as _steeple_node_v1_WitRequest__Output } from '../../../steeple/node/v1/WitRequest.ts';
 
 export interface IssueRequest {
   'x509'?: (_steeple_node_v1_X509Request)[];
   'jwt'?: (_steeple_node_v1_JwtRequest)[];
+  'wit'?: (_steeple_node_v1_WitRequest)[];
 }
 
 export interface IssueRequest__Output {
   'x509': (_steeple_node_v1_X509Request__Output)[];
   'jwt': (_steeple_node_v1_JwtRequest__Output)[];
+  'wit': (_steeple_node_v1_WitRequest__Output)[];
 }

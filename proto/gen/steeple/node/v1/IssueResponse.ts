@@ -8,9 +8,11 @@ import type { JwtResult as _steeple_node_v1_JwtResult, JwtResult__Output as _ste
 export interface IssueResponse {
   'x509'?: (_steeple_node_v1_X509Result)[];
   'jwt'?: (_steeple_node_v1_JwtResult)[];
+  'wit'?: (_steeple_node_v1_JwtResult)[];
 }
 
 export interface IssueResponse__Output {
   'x509': (_steeple_node_v1_X509Result__Output)[];
   'jwt': (_steeple_node_v1_JwtResult__Output)[];
+  'wit': (_steeple_node_v1_JwtResult__Output)[];
 }
