@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { agentsThatPoll, planSlots, type Delivery, type SlotAction, type SlotPolicy } from '../../../server/authority/slots.ts';
+import { agentsThatPoll, planSlots, thoseWhoFetch, type Delivery, type SlotAction, type SlotPolicy } from '../../../server/authority/slots.ts';
 import type { AuthorityRecord, AuthorityState } from '../../../server/store/store.ts';
 
 const hour = 3_600_000;
@@ -53,6 +53,7 @@ describe('planSlots', () => {
     readonly records: readonly AuthorityRecord[];
     readonly at: number;
     readonly delivery?: Delivery;
+    readonly leadMs?: number;
     readonly due: readonly string[];
     readonly nextAt?: number;
   }[] = [
@@ -110,6 +111,11 @@ describe('planSlots', () => {
       delivery: polling,
       due: [`activate b for a without ${agentsThatPoll}`],
     },
+    { name: 'FED-02: all confirmed, but those who fetch have not had the time', records: [active, next], at: 12 * hour + 899_999, leadMs: 900_000, due: [], nextAt: 12 * hour + 900_000 },
+    { name: 'FED-02: those who fetch had the time', records: [active, next], at: 12 * hour + 900_000, leadMs: 900_000, due: ['activate b for a'] },
+    { name: 'FED-02: they are waited for longer than agents that are away', records: [active, next], at: 15 * hour, delivery: away, leadMs: 4 * hour, due: [], nextAt: 16 * hour },
+    { name: 'FED-02: and no shorter', records: [active, next], at: 16 * hour, delivery: away, leadMs: 4 * hour, due: ['activate b for a without spiffe://example.org/spire/agent/a'] },
+    { name: 'FED-02: an authority that ends is replaced, and it is told who was not waited for', records: [active, next], at: 20 * hour, leadMs: 10 * hour, due: [`activate b for a without ${thoseWhoFetch}`] },
     { name: 'one prepared early waits for half of the life of the active one', records: [active, record('b', 'prepared', hour)], at: 2 * hour, due: [], nextAt: 12 * hour },
     { name: 'an expired one is replaced at once', records: [active, next], at: 24 * hour, delivery: away, due: ['activate b for a'] },
     { name: 'an expired one without a next prepares', records: [active], at: 25 * hour, due: ['prepare'] },
@@ -130,8 +136,8 @@ describe('planSlots', () => {
     },
     { name: 'an expired active one is never forgotten', records: [active, record('b', 'prepared', 30 * hour, unpublished)], at: 30 * hour, due: ['publish b'] },
   ];
-  it.each(rows)('$name', ({ records, at, delivery = nobody, due, nextAt }) => {
-    const plan = planSlots(records, at, policy, delivery);
+  it.each(rows)('$name', ({ records, at, delivery = nobody, leadMs = 0, due, nextAt }) => {
+    const plan = planSlots(records, at, { ...policy, leadMs }, delivery);
     expect(told(plan.due)).toEqual(due);
     expect(plan.nextAt).toBe(nextAt);
   });
@@ -140,12 +146,13 @@ describe('planSlots', () => {
     const schedule = fc.record({
       lifeMs: fc.integer({ min: 60_000, max: 2 * life }),
       absenceMs: fc.integer({ min: 0, max: 2 * life }),
+      leadMs: fc.integer({ min: 0, max: life }),
       /** How late each look comes, and what is known of the agents then. */
       looks: fc.array(fc.record({ lateMs: fc.integer({ min: 0, max: 2_000 }), away: fc.boolean(), pollers: fc.boolean() }), { minLength: 20, maxLength: 60 }),
     });
     fc.assert(
-      fc.property(schedule, ({ lifeMs, absenceMs, looks }) => {
-        const settings = { ...policy, absenceMs };
+      fc.property(schedule, ({ lifeMs, absenceMs, leadMs, looks }) => {
+        const settings = { ...policy, absenceMs, leadMs };
         const world = simulate(lifeMs);
         let at = 1_000_000;
         for (const look of looks) {
