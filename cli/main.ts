@@ -12,6 +12,7 @@ import { daemonCommands } from './commands/daemons.ts';
 import { demoCommands } from './commands/demo.ts';
 import { entryCommands } from './commands/entry.ts';
 import { explainCommands } from './commands/explain.ts';
+import { federationCommands } from './commands/federation.ts';
 import { mintCommands } from './commands/mint.ts';
 import { recordCommands } from './commands/records.ts';
 import { svidCommands } from './commands/svid.ts';
@@ -26,6 +27,7 @@ export const commands: readonly Command[] = [
   ...entryCommands,
   ...agentRecordCommands,
   ...bundleCommands,
+  ...federationCommands,
   ...recordCommands,
   ...svidCommands,
   ...mintCommands,

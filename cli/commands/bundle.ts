@@ -5,11 +5,11 @@
 import { readFile } from 'node:fs/promises';
 import { bundleFromMessage, bundleToMessage } from '../../proto/convert/bundle.ts';
 import { systemClock } from '../../runtime/clock.ts';
-import { type Bundle, composeBundle, readX509Authority, x509AuthorityExpiresAt } from '../../spiffe/bundle.ts';
-import { formatBundleDocument, parseBundleDocument } from '../../spiffe/bundle-document.ts';
+import { type Bundle, x509AuthorityExpiresAt } from '../../spiffe/bundle.ts';
+import { formatBundleDocument } from '../../spiffe/bundle-document.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { trustDomainFromText } from '../../spiffe/id.ts';
-import { formatPemCertificates, parsePemCertificates } from '../../spiffe/pem.ts';
+import { type BundleFormat, formatBundleText, parseBundleText } from '../bundle-text.ts';
 import { command, type Command, exitCodes, type Io } from '../command.ts';
 import type { FlagSpec } from '../flags.ts';
 import { pages, serverSocketFlag, withServer } from '../operators.ts';
@@ -31,7 +31,7 @@ export const bundleCommands: readonly Command[] = [
     async run({ flags }, io) {
       return withServer(flags.socket, io, [service], async ({ client, services, signal }) => {
         const bundle = bundleFromMessage(await client.unary(services[service].GetBundle, {}, { signal }));
-        io.out(written(bundle, flags.format));
+        io.out(formatBundleText(bundle, bundleFormat(flags.format)));
         return exitCodes.ok;
       });
     },
@@ -45,7 +45,7 @@ export const bundleCommands: readonly Command[] = [
       return withServer(flags.socket, io, [service], async ({ client, services, signal }) => {
         if (id !== undefined) {
           const request = { trust_domain: trustDomainFromText(id) };
-          io.out(written(bundleFromMessage(await client.unary(services[service].GetFederatedBundle, request, { signal })), flags.format));
+          io.out(formatBundleText(bundleFromMessage(await client.unary(services[service].GetFederatedBundle, request, { signal })), bundleFormat(flags.format)));
           return exitCodes.ok;
         }
         const bundles: Bundle[] = [];
@@ -87,16 +87,7 @@ export const bundleCommands: readonly Command[] = [
       if (flags.id === undefined) throw new SpiffeError('invalid', 'cli.bundle.id', '--id is needed: a file does not say whose bundle it holds');
       const trustDomain = trustDomainFromText(flags.id);
       const text = await readBundle(flags.path, io);
-      const bundle =
-        flags.format === 'spiffe'
-          ? parseBundleDocument(text, trustDomain)
-          : composeBundle({
-              trustDomain,
-              x509Authorities: parsePemCertificates(text).map((certificate) => readX509Authority(certificate)),
-              jwtAuthorities: [],
-              refreshHintSeconds: 0,
-              sequence: 0n,
-            });
+      const bundle = parseBundleText(text, bundleFormat(flags.format), trustDomain);
       return withServer(flags.socket, io, [service], async ({ client, services, signal }) => {
         const request = { bundle: [bundleToMessage(bundle)] };
         const { results } = await client.unary(services[service].BatchSetFederatedBundle, request, { signal });
@@ -148,9 +139,8 @@ export const bundleCommands: readonly Command[] = [
   }),
 ];
 
-function written(bundle: Bundle, format: string | undefined): string {
-  if (format === 'spiffe') return `${formatBundleDocument(bundle)}\n`;
-  return formatPemCertificates(bundle.x509Authorities.map(({ certificate }) => certificate));
+function bundleFormat(format: string | undefined): BundleFormat {
+  return format === 'spiffe' ? 'spiffe' : 'pem';
 }
 
 async function readBundle(path: string | undefined, io: Io): Promise<string> {

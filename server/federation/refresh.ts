@@ -218,7 +218,7 @@ export function createRefresher(options: RefresherOptions): Refresher {
       } finally {
         unsubscribe();
         life.abort(new SpiffeError('unavailable', 'relationship.stopped', 'the server is stopping'));
-        await Promise.allSettled([...items.values()].map((item) => item.running?.done));
+        await Promise.allSettled([...items.values()].flatMap((item) => item.running?.done ?? []));
       }
     },
   };
