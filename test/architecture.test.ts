@@ -40,7 +40,7 @@ const wireFiles = [
   /^(?:agent|server)\/.*\b(?:api|sync|admin)\//,
   /^(?:agent|server)\/(?:.*\/)?(?:messages|api|wire|health)\.ts$/,
   // The composition roots load the services they hand on.
-  /^agent\/agent\.ts$/,
+  /^agent\/(?:agent|brokering)\.ts$/,
   /^server\/server\.ts$/,
 ];
 
