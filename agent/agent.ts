@@ -342,7 +342,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
       rpcService<typeof definition, Caller>(definition, handlers),
     ),
     isReady: () => known,
-    admin: { attest, entries: () => cache.entries() },
+    admin: { attest, entries: () => cache.entries(), hasBundle: (name) => holdings.value.bundles.has(name) },
     operators: brokering.services,
     status: () => ({
       version,

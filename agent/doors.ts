@@ -32,7 +32,7 @@ export interface DoorParts {
   readonly isReady: () => boolean;
   /** What else is answered on the private socket. */
   readonly operators: readonly RpcService<Peer>[];
-  readonly admin: Pick<AdminApiOptions, 'attest' | 'entries'>;
+  readonly admin: Pick<AdminApiOptions, 'attest' | 'entries' | 'hasBundle'>;
   readonly status: () => Omit<AgentStatus, 'kernelTier'>;
 }
 

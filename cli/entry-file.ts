@@ -48,6 +48,7 @@ const ours = z.strictObject({
   // What `entry show --output json` adds; the server sets them.
   createdAt: z.unknown().optional(),
   revisionNumber: z.unknown().optional(),
+  pendingBundles: z.unknown().optional(),
 });
 
 const spires = z.strictObject({
@@ -121,7 +122,7 @@ function readItem(item: unknown, index: number): EntryFileItem {
   }
   const parsed = ours.safeParse(item);
   if (!parsed.success) throw wrong(index, parsed.error);
-  const { x509SvidTtlSeconds, jwtSvidTtlSeconds, expiresAt, createdAt: _created, revisionNumber: _revision, ...rest } = parsed.data;
+  const { x509SvidTtlSeconds, jwtSvidTtlSeconds, expiresAt, createdAt: _created, revisionNumber: _revision, pendingBundles: _pending, ...rest } = parsed.data;
   return withoutAbsent({ ...rest, x509SvidTtl: x509SvidTtlSeconds, jwtSvidTtl: jwtSvidTtlSeconds, expiresAt: expiresAt ?? undefined });
 }
 

@@ -8,15 +8,16 @@ import { strengthOf } from '../spiffe/strength.ts';
 import { exitCodes, type Io } from './command.ts';
 import { instant, json, record, table } from './print.ts';
 
-export function showEntries(io: Io, form: 'table' | 'json', messages: readonly Entry__Output[]): number {
+/** @param waiting trust domains whose bundle the server does not have yet */
+export function showEntries(io: Io, form: 'table' | 'json', messages: readonly Entry__Output[], waiting: ReadonlySet<string>): number {
   if (form === 'json') {
-    io.out(json(messages.map(entryView)));
+    io.out(json(messages.map((message) => entryView(message, waiting))));
     return exitCodes.ok;
   }
   const entries = messages.map(entryFromMessage);
   const [only] = entries;
   if (entries.length === 1 && only !== undefined) {
-    io.out(entryRecord(only));
+    io.out(entryRecord(only, waiting));
     return exitCodes.ok;
   }
   io.out(
@@ -30,12 +31,18 @@ export function showEntries(io: Io, form: 'table' | 'json', messages: readonly E
 }
 
 /** For programs: the words of an entry file, so that what is shown can be sent back. */
-export function entryView(message: Entry__Output): object {
+export function entryView(message: Entry__Output, waiting: ReadonlySet<string>): object {
   const entry = entryFromMessage(message);
-  return { ...entry, expiresAt: entry.expiresAt === undefined ? null : instant(entry.expiresAt), createdAt: instant(entry.createdAt) };
+  const pendingBundles = entry.federatesWith.filter((name) => waiting.has(name));
+  return {
+    ...entry,
+    ...(pendingBundles.length > 0 && { pendingBundles }),
+    expiresAt: entry.expiresAt === undefined ? null : instant(entry.expiresAt),
+    createdAt: instant(entry.createdAt),
+  };
 }
 
-export function entryRecord(entry: RegistrationEntry): string {
+export function entryRecord(entry: RegistrationEntry, waiting: ReadonlySet<string>): string {
   const flagsOn = [
     entry.admin && 'admin',
     entry.downstream && 'downstream',
@@ -55,7 +62,7 @@ export function entryRecord(entry: RegistrationEntry): string {
     ['JWT-SVID TTL', ttl(entry.jwtSvidTtlSeconds)],
     ['Selectors', entry.selectors],
     ['Strength', `${strength.level} of 5: ${strength.why}`],
-    ['Federates with', entry.federatesWith],
+    ['Federates with', entry.federatesWith.map((name) => (waiting.has(name) ? `${name} (pending: its bundle is still to come)` : name))],
     ['DNS names', entry.dnsNames],
     ['Hint', entry.hint],
     ['Flags', flagsOn],

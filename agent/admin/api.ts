@@ -8,6 +8,7 @@ import type { EntryMatch } from '../../proto/gen/steeple/agent/v1/EntryMatch.ts'
 import type { Status } from '../../proto/gen/steeple/agent/v1/Status.ts';
 import { explainMatch, type MatchDistance } from '../../spiffe/authorize.ts';
 import type { RegistrationEntry } from '../../spiffe/entry.ts';
+import type { TrustDomain } from '../../spiffe/id.ts';
 import { canonicalSelectors } from '../../spiffe/selector.ts';
 import { strengthOf } from '../../spiffe/strength.ts';
 import { linkedController } from '../../runtime/abort.ts';
@@ -41,6 +42,7 @@ export interface AdminApiOptions {
   readonly attest: Attest;
   /** Every held entry. */
   readonly entries: () => Iterable<RegistrationEntry>;
+  readonly hasBundle: (trustDomain: TrustDomain) => boolean;
 }
 
 /** Who asks wants to see what entries could be written of, and not only what those there are ask for. */
@@ -70,8 +72,8 @@ async function explain(options: AdminApiOptions, peer: Peer, signal: AbortSignal
       reason: report.reason ?? report.omitted.map(({ what, reason }) => `${what}: ${reason}`).join(', '),
     })),
     selectors: [...canonicalSelectors(attestation.selectors)],
-    matches: matches.map(matchToMessage),
-    closest: distances.filter(({ missing }) => missing.length > 0).slice(0, closestShown).map(matchToMessage),
+    matches: matches.map((match) => matchToMessage(match, options)),
+    closest: distances.filter(({ missing }) => missing.length > 0).slice(0, closestShown).map((match) => matchToMessage(match, options)),
   };
 }
 
@@ -85,9 +87,16 @@ async function attestAll({ attest, clock }: AdminApiOptions, peer: Peer, signal:
   return attest(peer, everything, signal);
 }
 
-function matchToMessage({ entry, missing }: MatchDistance<RegistrationEntry>): EntryMatch {
+function matchToMessage({ entry, missing }: MatchDistance<RegistrationEntry>, { hasBundle }: AdminApiOptions): EntryMatch {
   const { level, why } = strengthOf(entry.selectors);
-  return { entry_id: entry.id, spiffe_id: entry.spiffeId, missing_selectors: [...missing], strength: level, strength_reason: why };
+  return {
+    entry_id: entry.id,
+    spiffe_id: entry.spiffeId,
+    missing_selectors: [...missing],
+    strength: level,
+    strength_reason: why,
+    pending_bundles: entry.federatesWith.filter((name) => !hasBundle(name)),
+  };
 }
 
 function statusToMessage(status: AgentStatus): Status {

@@ -16,7 +16,8 @@ import { type Line, pages, serverSocketFlag, slices, withServer } from '../opera
 import { json, outputFlag, outputForm, plain } from '../print.ts';
 
 const service = 'spire.api.server.entry.v1.Entry';
-type EntryLine = Line<typeof service>;
+const bundleService = 'spire.api.server.bundle.v1.Bundle';
+type EntryLine = Line<typeof service | typeof bundleService>;
 const batchSize = 200;
 
 export const entryCommands: readonly Command[] = [
@@ -78,14 +79,14 @@ export const entryCommands: readonly Command[] = [
       ...filterFlags,
     },
     async run({ flags }, io) {
-      return withServer(flags.socket, io, [service], async (line) => {
+      return withServer(flags.socket, io, [service, bundleService], async (line) => {
         if (flags.id !== undefined) {
           const entry = await line.client.unary(line.services[service].GetEntry, { id: flags.id }, { signal: line.signal });
-          return showEntries(io, outputForm(flags.output), [entry]);
+          return showEntries(io, outputForm(flags.output), [entry], await waitingFor(line, [entry]));
         }
         const found: Entry__Output[] = [];
         for await (const page of listed(line, filterOf(flags))) found.push(...page);
-        return showEntries(io, outputForm(flags.output), found);
+        return showEntries(io, outputForm(flags.output), found, await waitingFor(line, found));
       });
     },
   }),
@@ -147,7 +148,7 @@ async function change(
   send: (line: EntryLine, batch: readonly Entry[]) => Promise<readonly Result[]>,
 ): Promise<number> {
   const form = outputForm(flags.output);
-  return withServer(flags.socket, io, [service], async (line) => {
+  return withServer(flags.socket, io, [service, bundleService], async (line) => {
     const results: { asked: Entry; result: Result | undefined }[] = [];
     for (const batch of slices(asked, batchSize)) {
       const answers = await send(line, batch);
@@ -155,10 +156,11 @@ async function change(
       if (asked.length > batchSize) io.err(`${results.length} of ${asked.length}\n`);
     }
     const failed = results.filter(({ result }) => result?.status?.code !== 0);
+    const waiting = await waitingFor(line, results.flatMap(({ result }) => result?.entry ?? []));
     if (form === 'json') {
-      io.out(json(results.map(({ result }) => ({ status: result?.status ?? null, entry: result?.entry ? entryView(result.entry) : null }))));
+      io.out(json(results.map(({ result }) => ({ status: result?.status ?? null, entry: result?.entry ? entryView(result.entry, waiting) : null }))));
     } else if (asked.length === 1 && failed.length === 0 && results[0]?.result?.entry) {
-      io.out(entryRecord(entryFromMessage(results[0].result.entry)));
+      io.out(entryRecord(entryFromMessage(results[0].result.entry), waiting));
     } else {
       for (const { asked: item, result } of failed) {
         const id = item.id || item.spiffe_id?.path || '';
@@ -168,6 +170,17 @@ async function change(
     }
     return failed.length === 0 ? exitCodes.ok : exitCodes.failed;
   });
+}
+
+/** The trust domains among those the entries federate with whose bundle the server does not have yet. */
+async function waitingFor({ client, services, signal }: EntryLine, entries: readonly Entry__Output[]): Promise<ReadonlySet<string>> {
+  const waiting = new Set(entries.flatMap((entry) => entry.federates_with.filter((name) => name !== entry.spiffe_id?.trust_domain)));
+  if (waiting.size === 0) return waiting;
+  // Names alone: every field that could be masked is.
+  const request = { output_mask: {} };
+  const { bundles } = await client.unary(services[bundleService].ListFederatedBundles, request, { signal });
+  for (const { trust_domain } of bundles) waiting.delete(trust_domain);
+  return waiting;
 }
 
 async function fromFile(file: string, io: Io): Promise<readonly Entry[]> {

@@ -32,6 +32,7 @@ export const explainCommands: readonly Command[] = [
         if (found.matches.length === 0) lines.push('no entry matches: the process has no identity here');
         for (const match of found.matches) {
           lines.push(`gets ${match.spiffe_id} by entry ${match.entry_id}, strength ${match.strength}: ${match.strength_reason}`);
+          lines.push(...match.pending_bundles.map((name) => `  pending: the bundle of ${name} has not come yet`));
         }
         for (const near of found.closest) {
           lines.push(`lacks for ${near.spiffe_id} (entry ${near.entry_id}):`);

@@ -7,6 +7,7 @@ import type { Explanation } from '../../../proto/gen/steeple/agent/v1/Explanatio
 import type { CallContext } from '../../../runtime/rpc/handlers.ts';
 import type { Peer } from '../../../runtime/peer.ts';
 import { SpiffeError } from '../../../spiffe/errors.ts';
+import { parseTrustDomain } from '../../../spiffe/id.ts';
 import { parseSelector } from '../../../spiffe/selector.ts';
 import { testEntry } from '../../help/agent-server.ts';
 import { createTestClock, type TestClock } from '../../help/clock.ts';
@@ -17,11 +18,11 @@ function attestor(name: string, says: (question: AttestQuestion) => readonly str
   return { name, attest: async (_peer, question) => says(question).map(parseSelector) };
 }
 
-function setting(attestors: readonly WorkloadAttestor[], entries: AdminApiOptions['entries'] = () => []): { clock: TestClock; explain: (pid?: number) => Promise<Explanation> } {
+function setting(attestors: readonly WorkloadAttestor[], entries: AdminApiOptions['entries'] = () => [], bundles: readonly string[] = []): { clock: TestClock; explain: (pid?: number) => Promise<Explanation> } {
   const clock = createTestClock();
   const attest = createAttest({ attestors, clock });
   // Only these two methods are there, whatever shape a service in general has.
-  const api = adminApi({ clock, status: () => status, attest, entries }) as unknown as {
+  const api = adminApi({ clock, status: () => status, attest, entries, hasBundle: (name) => bundles.includes(name) }) as unknown as {
     Explain(request: { pid: number }, call: CallContext<Peer>): Promise<Explanation>;
   };
   const over = new AbortController();
@@ -90,4 +91,11 @@ it('tells the entries that match, and of the others those that lack least, first
 it('says that there is no such process', async () => {
   const { explain } = setting([attestor('unix', () => [])]);
   await expect(explain(0x7fff_fffe)).rejects.toMatchObject({ kind: 'missing', reason: 'explain.no-process' });
+});
+
+it('tells which bundles an entry that matches still waits for', async () => {
+  const federatesWith = [parseTrustDomain('far.example'), parseTrustDomain('near.example')];
+  const entry = { ...testEntry('/web', ['unix:uid:1']), federatesWith };
+  const { explain } = setting([attestor('unix', () => ['unix:uid:1'])], () => [entry], ['near.example']);
+  expect((await explain()).matches).toMatchObject([{ spiffe_id: entry.spiffeId, pending_bundles: ['far.example'] }]);
 });

@@ -49,6 +49,24 @@ describe('entry create', () => {
     expect(out).toMatch(/^Strength: +2 of 5: /m);
   });
 
+  it('says which bundles it waits for, and which came', async () => {
+    const refused = await entry('create', ...least, '--federates-with', 'far.example');
+    expect(refused).toMatchObject({ code: 1, err: expect.stringContaining('unable to find federated bundle "spiffe://far.example"') as string });
+    const relationship = ['--trust-domain', 'far.example', '--bundle-endpoint-url', 'https://127.0.0.1:9/', '--bundle-endpoint-profile', 'https_web'];
+    expect((await steeple(['federation', 'create', '--socket', server.socket, ...relationship])).code).toBe(0);
+    const created = await entry('create', ...least, '--federates-with', 'far.example');
+    expect(created.out).toMatch(/^Federates with: +far\.example \(pending/m);
+    const [json] = await shown();
+    expect(json).toMatchObject({ federatesWith: ['far.example'], pendingBundles: ['far.example'] });
+    // What is shown can be sent back.
+    const back = await steeple(['entry', 'update', '--socket', server.socket, '--file', '-'], { input: JSON.stringify([json]) });
+    expect(back).toMatchObject({ code: 0 });
+    expect((await steeple(['bundle', 'set', '--socket', server.socket, '--id', 'far.example', '--format', 'spiffe'], { input: '{"keys":[]}' })).code).toBe(0);
+    expect((await entry('show', '--id', String(json?.id))).out).toMatch(/^Federates with: +far\.example$/m);
+    expect(await shown()).toMatchObject([{ federatesWith: ['far.example'] }]);
+    expect((await shown())[0]).not.toHaveProperty('pendingBundles');
+  });
+
   it('takes every flag', async () => {
     const all = ['--id', 'e1', '--selector', 'unix:gid:0', '--x509-svid-ttl', '5m', '--jwt-svid-ttl', '90', '--dns', 'a.example', '--dns', 'b.example', '--hint', 'h'];
     const switches = ['--admin', '--downstream', '--disable-x509-svid-prefetch', '--jwt-svid-include-jti', '--forbid-cache', '--expires', '2031-01-31T12:00:00Z'];

@@ -9,6 +9,7 @@ export interface EntryMatch {
   'missing_selectors'?: (string)[];
   'strength'?: (number);
   'strength_reason'?: (string);
+  'pending_bundles'?: (string)[];
 }
 
 export interface EntryMatch__Output {
@@ -17,4 +18,5 @@ export interface EntryMatch__Output {
   'missing_selectors': (string)[];
   'strength': (number);
   'strength_reason': (string);
+  'pending_bundles': (string)[];
 }
