@@ -53,7 +53,8 @@ export function domainFromText(text: string): TrustDomain {
   try {
     return trustDomainFromText(text);
   } catch (error) {
-    throw reworded('relationship.trust-domain', 'failed to parse trust domain', error);
+    if (!isSpiffeError(error)) throw error;
+    throw new SpiffeError('invalid', 'relationship.trust-domain', `failed to parse trust domain: ${error.message}`, { cause: error });
   }
 }
 
@@ -63,7 +64,8 @@ function profileFromMessage(message: FederationRelationship__Output): EndpointPr
   try {
     return { type: 'https_spiffe', endpointId: parseSpiffeId(message.https_spiffe.endpoint_spiffe_id) };
   } catch (error) {
-    throw reworded('relationship.endpoint-id', 'failed to parse endpoint SPIFFE ID', error);
+    if (!isSpiffeError(error)) throw error;
+    throw new SpiffeError('invalid', 'relationship.endpoint-id', `failed to parse endpoint SPIFFE ID: ${error.message}`, { cause: error });
   }
 }
 
@@ -73,16 +75,12 @@ function bundleOf(message: FederationRelationship__Output, trustDomain: TrustDom
   try {
     bundle = bundleFromMessage(message.trust_domain_bundle);
   } catch (error) {
-    throw reworded('relationship.bundle', 'failed to parse bundle', error);
+    if (!isSpiffeError(error) || error.kind === 'internal') throw error;
+    throw new SpiffeError('invalid', 'relationship.bundle', `failed to parse bundle: ${error.message}`, { cause: error });
   }
   if (bundle.trustDomain !== trustDomain) {
     const why = `trust domain bundle ("${bundle.trustDomain}") must match the trust domain of the federation relationship ("${trustDomain}")`;
     throw new SpiffeError('invalid', 'relationship.bundle', why);
   }
   return bundle;
-}
-
-function reworded(reason: 'relationship.trust-domain' | 'relationship.endpoint-id' | 'relationship.bundle', words: string, error: unknown): unknown {
-  if (!isSpiffeError(error) || error.kind === 'internal') return error;
-  return new SpiffeError('invalid', reason, `${words}: ${error.message}`, { cause: error });
 }
