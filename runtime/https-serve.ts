@@ -55,8 +55,10 @@ export interface HttpsServerOptions {
 
 export interface HttpsServer {
   readonly address: AddressInfo;
-  /** Shows each new certificate to new connections until the signal aborts; then ends them all. To be called once. */
+  /** Shows each new certificate to new connections until the signal aborts; then closes. */
   run(signal: AbortSignal): Promise<void>;
+  /** Ends all connections. */
+  close(): Promise<void>;
 }
 
 /** Mozilla's intermediate profile, of TLS 1.2 what has elliptic curves (FED-09). */
@@ -105,25 +107,25 @@ export async function openHttpsServer(options: HttpsServerOptions): Promise<Http
   server.on('checkContinue', options.answer);
   bound(server, options, bounds);
   await listen(server, options);
+  const close = async (): Promise<void> => {
+    const closed = new Promise((resolve) => server.close(resolve));
+    server.closeAllConnections();
+    await closed;
+  };
   return {
     address: server.address() as AddressInfo,
     async run(signal) {
-      const following = (async () => {
-        for await (const current of credentials.values(signal)) server.setSecureContext({ ...profile, ...contextOf(current) });
-      })();
       try {
-        await Promise.race([following, untilAborted(new Promise<never>(() => undefined), signal)]);
-        // The credentials may end before the server does, which then goes on with the last ones.
+        for await (const current of credentials.values(signal)) server.setSecureContext({ ...profile, ...contextOf(current) });
+        // They may end before the server does, which then goes on with the last ones.
         await untilAborted(new Promise<never>(() => undefined), signal);
       } catch (error) {
         if (!signal.aborted) throw error;
       } finally {
-        const closed = new Promise((resolve) => server.close(resolve));
-        server.closeAllConnections();
-        await closed;
-        await following;
+        await close();
       }
     },
+    close,
   };
 }
 

@@ -8,7 +8,7 @@ import { absolutePath, duration, type Overlay, parseConfig, parsed, port, sectio
 import { logLevels } from '../runtime/log.ts';
 import { parseTrustDomain } from '../spiffe/id.ts';
 import { nodeAttestor } from './admission/config.ts';
-import { fetchSection } from './federation/config.ts';
+import { checkShown, endpointSection, fetchSection, oidcSection } from './federation/config.ts';
 
 const keyType = z.enum(['ec-p256', 'ec-p384', 'rsa-2048', 'rsa-4096']).default('ec-p256');
 
@@ -63,7 +63,8 @@ export const schema = section({
     jwt_issuer: z.string().min(1).max(2048).optional(),
   }).prefault({}),
   attestors: z.array(nodeAttestor).default([{ type: 'join_token' }]),
-  federation: section({ fetch: fetchSection.prefault({}) }).prefault({}),
+  federation: section({ fetch: fetchSection.prefault({}), endpoint: endpointSection.optional() }).prefault({}),
+  oidc: oidcSection.optional(),
   limits: section({
     entries: z.int().min(1).max(10_000_000).default(1_500_000),
     /** Calls or items a second of one caller; 0 is no limit. */
@@ -97,6 +98,7 @@ export const schema = section({
     issue(['svids', 'wit_ttl'], 'must not be longer than authorities.wit.ttl');
   }
   if (svids.jwt_ttl > authorities.jwt.ttl) issue(['svids', 'jwt_ttl'], 'must not be longer than authorities.jwt.ttl');
+  checkShown(config, issue);
   const types = config.attestors.map(({ type }) => type);
   for (const [index, type] of types.entries()) {
     if (types.indexOf(type) !== index) issue(['attestors', String(index)], `${type} is listed twice`);
@@ -112,18 +114,18 @@ export function parseServerConfig(text: string, overlays: readonly Overlay[] = [
 }
 
 /** Durations in sections of other rooms. */
-const durations: ReadonlySet<string> = new Set(['max_age', 'max_agent_life', 'max_token_age', 'shortest', 'longest']);
+const durations: ReadonlySet<string> = new Set(['max_age', 'max_agent_life', 'max_token_age', 'shortest', 'longest', 'refresh_hint']);
 
 /** Everything in force, defaults included, in a form that can be read back. */
 export function formatServerConfig(config: ServerConfig): string {
   const { authorities, svids, record } = config;
   const withUnits = (key: string, value: unknown): unknown => (durations.has(key) && typeof value === 'number' ? written(value) : value);
-  const attestors: unknown = JSON.parse(JSON.stringify(config.attestors, withUnits));
-  const federation: unknown = JSON.parse(JSON.stringify(config.federation, withUnits));
+  const { attestors, federation, oidc } = JSON.parse(JSON.stringify(config, withUnits)) as Readonly<Record<string, unknown>>;
   return stringify({
     ...config,
     attestors,
     federation,
+    ...(oidc !== undefined && { oidc }),
     authorities: {
       x509: { ...authorities.x509, ttl: written(authorities.x509.ttl) },
       jwt: { ...authorities.jwt, ttl: written(authorities.jwt.ttl) },

@@ -45,7 +45,9 @@ import { openRotation } from './authority/rotate.ts';
 import { createSelfUpstream } from './authority/upstream-self.ts';
 import type { ServerConfig } from './config.ts';
 import { openFederation } from './federate.ts';
+import { publicationLeadMs } from './federation/config.ts';
 import { countIssued, createObserver } from './observe.ts';
+import { openPages } from './pages.ts';
 import { createEntryRules } from './registry/entries.ts';
 import { runPruning } from './registry/prune.ts';
 import { openRegistry, type Registry } from './registry/registry.ts';
@@ -146,7 +148,12 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
       // One that is configured no more is not made any more either: only its end is looked after.
       keyType: (config.authorities[kind] ?? config.authorities.jwt).key_type,
       lifeMs: (config.authorities[kind] ?? config.authorities.jwt).ttl,
-      slots: { absenceMs: config.authorities.absence, pollMs: pollsUntilTold * config.authorities.poll_interval, graceMs },
+      slots: {
+        absenceMs: config.authorities.absence,
+        pollMs: pollsUntilTold * config.authorities.poll_interval,
+        leadMs: publicationLeadMs(config, kind),
+        graceMs,
+      },
     }),
     onProblem: (problem) => observer.problem('authorities', problem),
   });
@@ -330,6 +337,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
         stop,
       ),
   };
+  Object.assign(tasks, await openPages({ config, clock, log: parts.log, metrics: parts.metrics, identity, bundle: bundles.own, cleanup }));
   if (config.health !== undefined) {
     const pages = await openHealthPages({ health, metrics: parts.metrics, host: config.health.address, port: config.health.port });
     tasks['health pages'] = (stop) => pages.serve(stop);

@@ -1,11 +1,12 @@
 /**
- * What an operator may say about fetching the bundles of other trust domains. The relationships themselves are in the
- * store; serving our own bundle is told apart from this.
+ * What an operator may say about fetching the bundles of other trust domains, and about showing ours and its keys to them.
+ * The relationships themselves are in the store.
  */
 import { z } from 'zod';
-import { absolutePath, duration, section } from '../../runtime/config.ts';
+import { absolutePath, duration, parsed, port, section } from '../../runtime/config.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { parseSubnet } from './addresses.ts';
+import { parseIssuer, parseJwksUrl } from './oidc.ts';
 
 const subnet = z.string().superRefine((text, context) => {
   try {
@@ -30,3 +31,78 @@ export const fetchSection = section({
 });
 
 export type FetchConfig = z.output<typeof fetchSection>;
+
+const certificateFiles = {
+  /** PEM, the leaf first; followed when it changes. */
+  certificate_file: absolutePath(),
+  /** PEM, owner-only. */
+  key_file: absolutePath(),
+};
+
+/** Whole seconds, because that is what the documents and headers say. */
+const seconds = (limits: { readonly min: string; readonly max: string }) =>
+  duration(limits).refine((ms) => ms % 1000 === 0, 'must be whole seconds');
+
+export const endpointSection = section({
+  address: z.string().min(1).default('0.0.0.0'),
+  port: port().default(8443),
+  profile: z
+    .discriminatedUnion('type', [
+      section({ type: z.literal('https_spiffe') }),
+      section({ type: z.literal('https_web'), ...certificateFiles }),
+    ])
+    .prefault({ type: 'https_spiffe' }),
+  refresh_hint: seconds({ min: '1s', max: '1d' }).prefault('5m'),
+});
+
+export type EndpointConfig = z.output<typeof endpointSection>;
+
+export const oidcSection = section({
+  address: z.string().min(1).default('0.0.0.0'),
+  port: port().default(443),
+  ...certificateFiles,
+  /** `iss` of JWT-SVIDs. */
+  issuer: parsed(parseIssuer),
+  jwks_url: parsed(parseJwksUrl).optional(),
+  /** Further host names by which the pages may be asked for. */
+  domains: z.array(z.string().regex(/^[a-zA-Z0-9.-]{1,253}$/, 'must be a host name')).max(64).default([]),
+  /** How long others may keep the pages. */
+  max_age: seconds({ min: '1s', max: '1d' }).prefault('5m'),
+});
+
+export type OidcConfig = z.output<typeof oidcSection>;
+
+export interface ShownConfig {
+  readonly federation: { readonly endpoint?: EndpointConfig | undefined };
+  readonly oidc?: OidcConfig | undefined;
+}
+
+/** Intervals within which everybody fetched once, one failure and what caches keep included. */
+const intervalsUntilFetched = 3;
+
+/** How long a key has to be in the bundle before it signs, for those who fetch it there (FED-02). */
+export function publicationLeadMs(config: ShownConfig, kind: 'x509' | 'jwt' | 'wit'): number {
+  const hintMs = config.federation.endpoint?.refresh_hint ?? 0;
+  const keptMs = kind === 'jwt' ? (config.oidc?.max_age ?? 0) : 0;
+  return intervalsUntilFetched * Math.max(hintMs, keptMs);
+}
+
+interface CheckedConfig extends ShownConfig {
+  readonly svids: { readonly jwt_issuer?: string | undefined };
+  readonly authorities: { readonly x509: { readonly ttl: number }; readonly jwt: { readonly ttl: number } };
+}
+
+/** The rules between these sections and others. */
+export function checkShown(config: CheckedConfig, issue: (path: string[], message: string) => void): void {
+  const { federation, oidc, svids, authorities } = config;
+  if (oidc !== undefined && oidc.issuer !== svids.jwt_issuer) {
+    issue(['oidc', 'issuer'], 'must be what svids.jwt_issuer says, to the character');
+  }
+  // Prepared at half of its life and needed at five sixths of it, a key has a third of it to become known.
+  for (const kind of ['x509', 'jwt'] as const) {
+    if (publicationLeadMs(config, kind) <= authorities[kind].ttl / 3) continue;
+    const isHint = federation.endpoint !== undefined && publicationLeadMs({ federation }, kind) > authorities[kind].ttl / 3;
+    const path = isHint ? ['federation', 'endpoint', 'refresh_hint'] : ['oidc', 'max_age'];
+    issue(path, `must not be longer than a ninth of authorities.${kind}.ttl`);
+  }
+}
