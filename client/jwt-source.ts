@@ -88,6 +88,7 @@ export class JwtSource implements AsyncDisposable, JwtBundleSource {
    * @throws as `validateJwtSvid`; unavailable `source.closed`
    */
   validate(token: string, audience: string | readonly string[]): JwtSvidStatement {
+    requireOpen(this.#parts);
     return validateJwtSvid(token, { audience, bundles: this, at: this.clock.now() });
   }
 

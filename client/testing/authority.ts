@@ -1,6 +1,6 @@
 /**
- * An authority in memory, for tests: SVIDs of all kinds under keys of its own, which it can exchange. It signs whatever it is
- * asked for and checks nothing; no production trust belongs here.
+ * An authority in memory, for tests: SVIDs of all kinds under keys of its own, which it can exchange. It signs for
+ * any identity of any trust domain, so that forgeries can be tried; no production trust belongs here.
  */
 import { createPublicKey, generateKeyPairSync, type KeyObject, randomBytes, randomUUID, sign } from 'node:crypto';
 import { type Clock, systemClock } from '../../runtime/clock.ts';

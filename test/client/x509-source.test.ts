@@ -3,7 +3,7 @@ import { createServer as createTcpServer, type AddressInfo } from 'node:net';
 import type { Server, TLSSocket } from 'node:tls';
 import { connect as connectTls } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type Authorize, type SpiffeId, WorkloadApi, X509Source } from '../../client/index.ts';
+import { type Authorize, pickHint, type SpiffeId, WorkloadApi, X509Source } from '../../client/index.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { testAuthority } from '../help/agent-server.ts';
 import { createTestClock } from '../help/clock.ts';
@@ -107,6 +107,54 @@ describe('a source', () => {
     betaAgent.x509({ svids: [grantedSvid(home, alpha), grantedSvid(home, 'spiffe://example.org/b2', { hint: 'b' })] });
     await waitFor(() => source.svid.spiffeId !== beta);
     expect(source.svid.spiffeId).toBe('spiffe://example.org/b2');
+  });
+
+  it('WLAPI-21: lets go of what the agent denied for long enough, and takes it up again', async () => {
+    const api = new WorkloadApi({ address: alphaAgent.address, backoff: { firstMs: 5, factor: 1, longestMs: 5, jitter: 0 } });
+    ends.push(() => api.close());
+    const source = await X509Source.open({ api, withdrawAfterMs: 40 });
+    ends.push(() => source.close());
+    const svid = source.svid;
+    alphaAgent.x509(new SpiffeError('denied', 'workload.no-identity', 'no identity issued'));
+    const started = performance.now();
+    await waitFor(() => (alphaAgent.calls.get('FetchX509SVID') ?? 0) >= 3);
+    // The first denials take nothing away.
+    if (performance.now() - started < 40) expect(source.svid).toBe(svid);
+    await waitFor(() => source.identity.value.svid === undefined);
+    expect(performance.now() - started).toBeGreaterThanOrEqual(39);
+    expect(() => source.svid).toThrow(expect.objectContaining({ kind: 'denied', reason: 'source.withdrawn' }));
+    expect(source.x509BundleFor('example.org' as never)).toBeUndefined();
+    expect(source.context.value.svids).toEqual([]);
+    alphaAgent.x509(granted(home, alpha));
+    await waitFor(() => source.identity.value.svid !== undefined);
+    expect(source.svid.spiffeId).toBe(alpha);
+  });
+
+  it('keeps what it has while the agent is merely away or troubled, however long', async () => {
+    const clock = createTestClock();
+    const api = new WorkloadApi({ address: alphaAgent.address, clock, random: () => 0.5 });
+    ends.push(() => api.close());
+    const source = await X509Source.open({ api, clock });
+    ends.push(() => source.close());
+    const svid = source.svid;
+    alphaAgent.x509(new SpiffeError('unavailable', 'workload.starting', 'starting'));
+    await clock.runUntil(() => (alphaAgent.calls.get('FetchX509SVID') ?? 0) >= 12);
+    expect(clock.monotonic()).toBeGreaterThan(60_000);
+    expect(source.svid).toBe(svid);
+  });
+
+  it('WLAPI-33: says what was missing when it gives up waiting for the identity to be picked', async () => {
+    await expect(open(alphaAgent, { pick: pickHint('nobody'), signal: AbortSignal.timeout(60) })).rejects.toMatchObject({
+      reason: 'source.aborted',
+      cause: { kind: 'missing', reason: 'source.pick' },
+    });
+  });
+
+  it('gives nothing once it is closed', async () => {
+    const source = await open(alphaAgent);
+    await source.close();
+    expect(() => source.svid).toThrow(expect.objectContaining({ reason: 'source.closed' }));
+    expect(() => source.x509BundleFor('example.org' as never)).toThrow(expect.objectContaining({ reason: 'source.closed' }));
   });
 
   it('opens only once there is something, and gives up with its signal', async () => {

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FakeWorkloadApi } from '../../../client/testing/fake-workload-api.ts';
 import { createFakeAuthority } from '../../../client/testing/authority.ts';
-import { isSpiffeError, SpiffeError, verifyX509Svid, WorkloadApi, createBundleSet } from '../../../client/index.ts';
+import { createBundleSet, isSpiffeError, SpiffeError, verifyX509Svid, WorkloadApi, type X509Context } from '../../../client/index.ts';
 
 let fake: FakeWorkloadApi;
 let api: WorkloadApi;
@@ -10,6 +10,12 @@ beforeEach(async () => {
   fake = await FakeWorkloadApi.start();
   api = new WorkloadApi({ address: fake.address });
 });
+
+async function next(updates: AsyncIterableIterator<X509Context>): Promise<X509Context> {
+  const { value } = (await updates.next()) as IteratorResult<X509Context, undefined>;
+  if (value === undefined) throw new Error('the watch ended');
+  return value;
+}
 
 afterEach(async () => {
   api.close();
@@ -59,22 +65,22 @@ describe('a fake Workload API', () => {
     fake.grant('/web');
     const stop = new AbortController();
     const updates = api.watchX509Context(stop.signal);
-    const first = (await updates.next()).value!;
+    const first = (await next(updates));
     fake.rotate();
-    const second = (await updates.next()).value!;
+    const second = (await next(updates));
     expect(second.svids[0]!.spiffeId).toBe(first.svids[0]!.spiffeId);
     expect(second.svids[0]!.serial).not.toBe(first.svids[0]!.serial);
     const other = createFakeAuthority('other.test');
     fake.federate(other.bundle);
-    const third = (await updates.next()).value!;
+    const third = (await next(updates));
     expect([...third.bundles.keys()]).toEqual(['example.org', 'other.test']);
     expect(third.svids[0]!.serial).toBe(second.svids[0]!.serial);
     fake.authority.rotate();
     fake.rotate();
-    expect((await updates.next()).value!.bundles.get('example.org' as never)).toHaveLength(2);
+    expect((await next(updates)).bundles.get(fake.authority.trustDomain)).toHaveLength(2);
     fake.authority.retire();
     fake.rotate();
-    expect((await updates.next()).value!.bundles.get('example.org' as never)).toHaveLength(1);
+    expect((await next(updates)).bundles.get(fake.authority.trustDomain)).toHaveLength(1);
     expect(fake.calls.get('FetchX509SVID')).toBe(1);
     stop.abort();
   });
@@ -85,14 +91,14 @@ describe('a fake Workload API', () => {
     const lost: string[] = [];
     const watch = new WorkloadApi({ address: fake.address, backoff: { firstMs: 5, factor: 1, longestMs: 5, jitter: 0 } });
     const updates = watch.watchX509Context(stop.signal, { onError: ({ kind }) => void lost.push(kind) });
-    await updates.next();
+    await next(updates);
     await fake.suspend();
-    const next = updates.next();
+    const coming = next(updates);
     while (lost.length === 0) await new Promise((resolve) => setImmediate(resolve));
     await fake.resume();
-    expect((await next).value!.svids).toHaveLength(1);
+    expect((await coming).svids).toHaveLength(1);
     fake.disconnect();
-    expect((await updates.next()).value!.svids).toHaveLength(1);
+    expect((await next(updates)).svids).toHaveLength(1);
     expect(new Set(lost)).toEqual(new Set(['unavailable']));
     stop.abort();
     watch.close();
