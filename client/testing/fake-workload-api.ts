@@ -25,7 +25,7 @@ import type { Bundle } from '../../spiffe/bundle.ts';
 import { formatJwks, formatWitJwks } from '../../spiffe/bundle-document.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { trustDomainId } from '../../spiffe/id.ts';
-import { type JsonObject, type JsonValue } from '../../spiffe/json.ts';
+import type { JsonObject, JsonValue } from '../../spiffe/json.ts';
 import { validateJwtSvid } from '../../spiffe/jwt-svid.ts';
 import { formatPrivateJwk, type WitSvid } from '../../spiffe/wit-svid.ts';
 import type { X509Svid } from '../../spiffe/x509-svid.ts';
