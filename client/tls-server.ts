@@ -170,7 +170,8 @@ export function guard<S extends Server>(server: S, source: X509TlsSource, settin
   return server;
 }
 
-function admission(source: X509TlsSource, settings: TlsServerSettings): (socket: TLSSocket) => boolean {
+/** For `guard` and for gRPC: marks and lets in, or refuses and destroys. */
+export function admission(source: X509TlsSource, settings: TlsServerSettings): (socket: TLSSocket) => boolean {
   const verify = checkAgainstBundles(source.identity, source.clock, 'client');
   return (socket) => {
     if (settings.clients === 'none') return true;
