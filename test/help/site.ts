@@ -21,6 +21,8 @@ const { findNode } = createRequire(import.meta.url)('../../bin/pinned.cjs') as {
 export const node = findNode() ?? process.execPath;
 
 export interface SiteOptions {
+  /** `example.org` unless given. */
+  readonly trustDomain?: string;
   /** Top-level keys of the server's file besides those that the site writes; YAML. */
   readonly server?: string;
 }
@@ -50,6 +52,7 @@ export interface AgentProcess extends Running {
 }
 
 export interface Site extends AsyncDisposable {
+  readonly trustDomain: string;
   readonly directory: string;
   readonly port: number;
   /** The operators' socket. */
@@ -86,6 +89,7 @@ export interface Site extends AsyncDisposable {
 
 /** Paths of sockets are short, wherever the tests run. */
 export async function createSite(options: SiteOptions = {}): Promise<Site> {
+  const name = options.trustDomain ?? trustDomain;
   const directory = await mkdtemp('/tmp/steeple-');
   // Workloads of other users come through here to the agents' sockets; what is private is so by itself.
   await chmod(directory, 0o755);
@@ -102,6 +106,7 @@ export async function createSite(options: SiteOptions = {}): Promise<Site> {
   };
 
   const site: Site = {
+    trustDomain: name,
     directory,
     port,
     socket,
@@ -111,7 +116,7 @@ export async function createSite(options: SiteOptions = {}): Promise<Site> {
     async configureServer(more) {
       await writeFile(
         serverConfig,
-        `trust_domain: ${trustDomain}
+        `trust_domain: ${name}
 data_dir: ${directory}/server/data
 socket_path: ${socket}
 listen: { address: 127.0.0.1, port: ${port} }
@@ -125,14 +130,14 @@ ${more}
       await server.until('server.listening', { withinMs: 60_000 });
       return server;
     },
-    async startAgent(name, { token, config = '', run } = {}) {
-      const base = path.join(directory, name);
+    async startAgent(agentName, { token, config = '', run } = {}) {
+      const base = path.join(directory, agentName);
       const [publicSocket, adminSocket] = [path.join(base, 'public', 'api.sock'), path.join(base, 'private', 'admin.sock')];
       await mkdir(base, { recursive: true });
       const file = path.join(base, 'agent.yaml');
       await writeFile(
         file,
-        `trust_domain: ${trustDomain}
+        `trust_domain: ${name}
 server: { address: 127.0.0.1, port: ${port} }
 data_dir: ${base}/data
 socket_path: ${publicSocket}
@@ -155,14 +160,14 @@ ${config}
     },
     async token(...flags) {
       const { token } = await site.ask<{ token: string }>('token', 'generate', ...flags);
-      return { token, agentId: `spiffe://${trustDomain}/spire/agent/join_token/${token}` };
+      return { token, agentId: `spiffe://${name}/spire/agent/join_token/${token}` };
     },
-    async entry({ path: name, parent, selectors, flags = [] }) {
+    async entry({ path: entryPath, parent, selectors, flags = [] }) {
       const [made] = await site.ask<readonly { entry: { id: string } }[]>(
         'entry',
         'create',
         '--spiffe-id',
-        `spiffe://${trustDomain}${name}`,
+        `spiffe://${name}${entryPath}`,
         '--parent-id',
         parent,
         ...selectors.flatMap((selector) => ['--selector', selector]),
