@@ -32,6 +32,7 @@ var commands = map[string]command{
 	"mtls-server": mtlsServer,
 	"mtls-client": mtlsClient,
 	"load":        load,
+	"pair":        pair,
 	"spawn":       spawn,
 	"spireload":   spireLoad,
 	"contract":    contract,
