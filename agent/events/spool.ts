@@ -92,9 +92,10 @@ export async function openSpool(options: SpoolOptions): Promise<Spool> {
       let untold = lost;
       if (untold > 0 && offer(composeEvent({ at: now(), kind: 'gap', reason: 'spool.full', count: untold }))) untold = 0;
       for (const event of events) if (untold > 0 || dropped > 0 || !offer(event)) dropped += 1;
+      // Before the write, or the segment would be taken for recorded and removed with what is being written to it.
+      segment.last = next;
       if (lines.length > 0) await appendFile(path.join(directory, segment.name), lines.join(''), { mode: 0o600, flush: true });
       sequence = next;
-      segment.last = next;
       segment.bytes += bytes;
       lost = untold + dropped;
     },
@@ -111,14 +112,20 @@ export async function openSpool(options: SpoolOptions): Promise<Spool> {
     async forget(through) {
       if (through <= forgotten) return;
       forgotten = Math.min(through, sequence);
-      while (segments[0] !== undefined && segments[0].last <= forgotten) {
+      for (let [oldest] = segments; oldest !== undefined && isOver(oldest, forgotten); [oldest] = segments) {
+        // At once, so that nothing is appended to it meanwhile.
+        segments.shift();
         // Written first: with all segments gone, the numbers go on from here after a restart.
         await writePrivateFile(path.join(directory, 'forgotten'), String(forgotten));
-        const [gone] = segments.splice(0, 1);
-        if (gone !== undefined) await removeFile(path.join(directory, gone.name));
+        await removeFile(path.join(directory, oldest.name));
       }
     },
   };
+}
+
+/** One that nothing was written to yet is where the next goes. */
+function isOver({ first, last }: Segment, forgotten: number): boolean {
+  return last >= first && last <= forgotten;
 }
 
 async function readId(directory: string): Promise<string> {

@@ -39,6 +39,22 @@ it('goes on with its numbers when everything was forgotten', async () => {
   expect(await ids(second)).toEqual(['3:c']);
 });
 
+it('loses nothing that is appended while what came before is forgotten', async () => {
+  const spool = await open();
+  const expected: string[] = [];
+  for (let i = 1; i <= 60; i += 2) {
+    await spool.append([event(`e${String(i)}`)]);
+    const kept = await spool.oldest(100);
+    // Either may come first, and neither waits for the other.
+    const forgetting = () => spool.forget(kept.at(-1)?.sequence ?? 0);
+    const appending = () => spool.append([event(`e${String(i + 1)}`)]);
+    await Promise.all(i % 4 === 1 ? [forgetting(), appending()] : [appending(), forgetting()]);
+    expected.push(`${String(i + 1)}:e${String(i + 1)}`);
+    expect(await ids(spool)).toEqual(expected.slice(-1));
+    expect((await ids(await open())).slice(-1)).toEqual(expected.slice(-1));
+  }
+});
+
 it('counts what does not fit, and tells of it before what comes later', async () => {
   const spool = await open(600);
   for (let i = 1; i <= 10; i += 1) await spool.append([event(`e${String(i)}`)]);
