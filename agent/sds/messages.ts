@@ -100,8 +100,13 @@ export interface BundleForm {
   readonly revoked: (trustDomain: TrustDomain) => RevocationLists | undefined;
 }
 
+interface BundleSecret {
+  readonly lists: RevocationLists | undefined;
+  readonly secret: Secret;
+}
+
 const svidSecrets = new WeakMap<HeldX509Svid, Map<string, Secret>>();
-const bundleSecrets = new WeakMap<Bundle, Map<string, { readonly lists: RevocationLists | undefined; readonly secret: Secret }>>();
+const bundleSecrets = new WeakMap<Bundle, Map<string, BundleSecret>>();
 const bundlePems = new WeakMap<Bundle, Buffer>();
 /** Streams that get the same get it one after the other. */
 let lastOfAll: Secret | undefined;
@@ -120,7 +125,7 @@ export function bundleSecret(name: string, bundle: Bundle, form: BundleForm): Se
   const lists = form.revoked(bundle.trustDomain);
   const key = `${form.validator}\n${name}`;
   let byKey = bundleSecrets.get(bundle);
-  if (byKey === undefined) bundleSecrets.set(bundle, (byKey = new Map()));
+  if (byKey === undefined) bundleSecrets.set(bundle, (byKey = new Map<string, BundleSecret>()));
   const found = byKey.get(key);
   if (found !== undefined && found.lists === lists) return found.secret;
   const context: CertificateValidationContext = {
@@ -184,7 +189,7 @@ function digest(content: Uint8Array): string {
 
 function kept<K extends object>(cache: WeakMap<K, Map<string, Secret>>, key: K, name: string, make: () => Secret): Secret {
   let byName = cache.get(key);
-  if (byName === undefined) cache.set(key, (byName = new Map()));
+  if (byName === undefined) cache.set(key, (byName = new Map<string, Secret>()));
   let secret = byName.get(name);
   if (secret === undefined) byName.set(name, (secret = make()));
   return secret;

@@ -335,3 +335,45 @@ describe('first contact', () => {
     expect(await readdir(`${directory}/data`)).not.toContain('agent.json');
   });
 });
+
+describe('secret discovery', () => {
+  const sds = loadServices('envoy.service.secret.v3.SecretDiscoveryService')['envoy.service.secret.v3.SecretDiscoveryService'];
+  const given = { names: ['default'] };
+  const refused = { kind: 'invalid', reason: 'workload.header' };
+
+  /** What a proxy gets on each socket, without the header unless `headers` has it. */
+  const answers = async (config: string, headers: Readonly<Record<string, string>> = {}): Promise<{ readonly shared: unknown; readonly own: unknown }> => {
+    const { server, agent: start, directory } = await world();
+    server.commit([testEntry('/web', mine)]);
+    const agent = start(config.replaceAll('DIR', directory));
+    await agent.ready();
+    const ask = async (client: RpcClient): Promise<unknown> => {
+      try {
+        const { resources } = await client.unary(sds.FetchSecrets, { resource_names: ['default'] }, { headers, deadlineMs: 5_000 });
+        return { names: resources.map(({ value }) => Buffer.from(value as Uint8Array).subarray(2, 9).toString()) };
+      } catch (error) {
+        return error;
+      }
+    };
+    const client = createRpcClient({ clock: systemClock, address: `unix:${directory}/sds/sds.sock` });
+    try {
+      return { shared: await ask(agent.client), own: await ask(client) };
+    } finally {
+      client.close();
+    }
+  };
+
+  it.each([
+    ['as it comes', '', given, { kind: 'unavailable' }],
+    ['on both sockets', 'sds: { socket_path: DIR/sds/sds.sock }', given, given],
+    ['on one of its own', 'sds: { socket_path: DIR/sds/sds.sock, on_workload_socket: false }', { kind: 'unsupported' }, given],
+    ['off', 'sds: { enabled: false, socket_path: DIR/sds/sds.sock }', { kind: 'unsupported' }, { kind: 'unavailable' }],
+    ['with the header asked for', 'sds: { require_header: true, socket_path: DIR/sds/sds.sock }', refused, refused],
+  ])('SPI-01-008: is answered without the header, %s', async (_what, config, shared, own) => {
+    expect(await answers(config)).toMatchObject({ shared, own });
+  });
+
+  it('SPI-01-008: is answered with the header where it is asked for', async () => {
+    expect(await answers('sds: { require_header: true, socket_path: DIR/sds/sds.sock }', header.headers)).toMatchObject({ shared: given, own: given });
+  });
+});

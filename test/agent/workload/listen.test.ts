@@ -123,6 +123,17 @@ describe('the header', () => {
     else expect(check).toThrow(expect.objectContaining(refused) as Error);
   });
 
+  it.each([
+    ['/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets', [], false],
+    ['/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets', ['/envoy.service.secret.v3.'], true],
+    ['/SpiffeWorkloadAPI/FetchX509SVID', ['/envoy.service.secret.v3.'], false],
+    ['/SpiffeWorkloadAPI/FetchX509SVID', ['/SpiffeWorkloadAPI/'], false],
+  ])('SPI-01-008: %s without it where %j may', (method, withoutHeader, allowed) => {
+    const check = (): void => checkHeader({ method, metadata: new Metadata() }, withoutHeader);
+    if (allowed) expect(check).not.toThrow();
+    else expect(check).toThrow(expect.objectContaining(refused) as Error);
+  });
+
   it('two values that were sent apart are not one', () => {
     const metadata = new Metadata();
     metadata.add('workload.spiffe.io', 'true');
