@@ -45,6 +45,7 @@ import { createRenewal } from './svids/renew.ts';
 import { firstSupported } from './svids/signer.ts';
 import { nothingTainted, sameTaint, taintedBy } from './svids/taint.ts';
 import { createTokens } from './svids/tokens.ts';
+import { createWits } from './svids/wits.ts';
 import { createFollower } from './sync/follow.ts';
 import { createHoldings, holdingsOf, noHoldings } from './sync/holdings.ts';
 import { askBehind, openFollow, pollSource } from './sync/messages.ts';
@@ -121,7 +122,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
     directory: cacheDirectory,
     keyFile: parts.sealingKey,
     clock,
-    content: () => ({ holdings: holdings.value, x509: cache.held(), jwt: tokens.held() }),
+    content: () => ({ holdings: holdings.value, x509: cache.held(), jwt: tokens.held(), wit: wits.held() }),
     onProblem: (error) => observer.problem('cache.problem', error),
   });
   const touchDisk = config.cache.mode === 'sealed' ? () => disk.touch() : () => undefined;
@@ -144,6 +145,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
       entries: () => cache.counts().entries,
       x509Svids: () => cache.counts().x509,
       jwtSvids: () => tokens.size,
+      witSvids: () => wits.size,
       streams: () => deliveries.size,
       connections: () => doors.connections,
       queued: () => renewal.queued,
@@ -214,6 +216,17 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
     onChange: touchDisk,
   });
 
+  const wits = createWits({
+    clock,
+    random,
+    signer,
+    generateKeys,
+    entry: (id) => cache.entry(id),
+    tainted: () => tainted.jwt,
+    onOutcome: (outcome) => witness.signedWit(outcome),
+    onChange: touchDisk,
+  });
+
   // What this node is entitled to.
   const remembered = config.cache.mode === 'sealed' ? await disk.read() : undefined;
   let known = remembered !== undefined;
@@ -226,6 +239,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
     if (!sameTaint(taint, tainted)) {
       tainted = taint;
       renewal.rescan();
+      wits.rescan();
     }
     if (bundle !== undefined) {
       identity.learnBundle(bundle).catch((error: unknown) => observer.problem('bundle.not-kept', unexpected(error)));
@@ -235,6 +249,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
     tainted = taintedBy(initial.bundles.get(trustDomain), initial.authorities.values());
     cache.restore(remembered.x509);
     tokens.restore(remembered.jwt);
+    if (config.workload.wit_svids) wits.restore(remembered.wit);
     cache.holdingsChanged(initial);
     wanted.update(initial.entries);
     log.info('cache.read', { count: remembered.x509.length, revision: initial.position?.revision });
@@ -326,6 +341,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
       trustDomain,
       holdings: () => holdings.value,
       tokens,
+      wits: config.workload.wit_svids ? wits : undefined,
       witness,
       allowedForeignClaims: new Set(config.workload.allowed_foreign_jwt_claims),
       bundlesForAll: config.workload.bundles_for_all,
@@ -388,6 +404,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
     sync: onceJoined((stop) => synchronisation.run(stop)),
     renewal: (stop) => renewal.run(stop),
     tokens: (stop) => tokens.run(stop),
+    wits: (stop) => wits.run(stop),
     events: onceJoined((stop) => reporter.run(stop)),
     conditions: (stop) => observer.watchConditions(stop),
   };

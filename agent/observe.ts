@@ -12,6 +12,7 @@ import type { CallEnd } from '../runtime/rpc/calls.ts';
 import type { IdentityEvent } from './node/identity.ts';
 import type { RenewalOutcome } from './svids/renew.ts';
 import type { TokenOutcome } from './svids/tokens.ts';
+import type { WitOutcome } from './svids/wits.ts';
 import type { FollowState } from './sync/follow.ts';
 
 export interface ObserverParts {
@@ -24,6 +25,7 @@ export interface ObserverParts {
     readonly entries: () => number;
     readonly x509Svids: () => number;
     readonly jwtSvids: () => number;
+    readonly witSvids: () => number;
     readonly streams: () => number;
     readonly connections: () => number;
     readonly queued: () => number;
@@ -48,6 +50,7 @@ export interface Observer {
   synced(): void;
   renewed(outcome: RenewalOutcome): void;
   signedToken(outcome: TokenOutcome): void;
+  signedWit(outcome: WitOutcome): void;
   /** A stream was sent an update that follows from a commit at this instant of the server's clock. */
   updated(committedAt: number | undefined): void;
   attested(ms: number, outcome: 'complete' | 'incomplete' | 'failed'): void;
@@ -87,7 +90,7 @@ export function createObserver(parts: ObserverParts): Observer {
   clocks.meet();
   fresh.meet();
 
-  const signs = metrics.counter({ name: 'steeple_agent_signatures_total', help: 'SVIDs asked for', labels: { kind: ['x509', 'jwt'], outcome: outcomes } });
+  const signs = metrics.counter({ name: 'steeple_agent_signatures_total', help: 'SVIDs asked for', labels: { kind: ['x509', 'jwt', 'wit'], outcome: outcomes } });
   const renewals = metrics.counter({ name: 'steeple_agent_identity_total', help: "Changes of the agent's own SVID", labels: { change: ['attested', 'renewed', 'resumed', 'reverted', 'failed', 'given-up'] } });
   const attestations = metrics.histogram({ name: 'steeple_agent_attestation_seconds', help: 'Time to attest a workload', labels: { outcome: ['complete', 'incomplete', 'failed'] } }, secondsBuckets);
   const delivery = metrics.histogram({ name: 'steeple_agent_delivery_seconds', help: 'From commit at the server to delivery to a connected workload', labels: {} }, secondsBuckets);
@@ -101,6 +104,7 @@ export function createObserver(parts: ObserverParts): Observer {
   gauge('steeple_agent_entries', 'Entries held', read.entries);
   gauge('steeple_agent_x509_svids', 'X509-SVIDs held', read.x509Svids);
   gauge('steeple_agent_jwt_svids', 'JWT-SVIDs held', read.jwtSvids);
+  gauge('steeple_agent_wit_svids', 'WIT-SVIDs held', read.witSvids);
   gauge('steeple_agent_streams', 'Open streams of workloads', read.streams);
   gauge('steeple_agent_connections', 'Connections of workloads', read.connections);
   gauge('steeple_agent_signature_queue', 'X509-SVIDs waiting to be signed', read.queued);
@@ -158,6 +162,10 @@ export function createObserver(parts: ObserverParts): Observer {
     signedToken({ entry, svid, error }) {
       signs.inc({ kind: 'jwt', outcome: svid === undefined ? 'failed' : 'signed' });
       if (error !== undefined) log.warn('token.failed', { entry: entry.id, spiffeId: entry.spiffeId, reason: error.reason, error });
+    },
+    signedWit({ entry, svid, error }) {
+      signs.inc({ kind: 'wit', outcome: svid === undefined ? 'failed' : 'signed' });
+      if (error !== undefined) log.warn('wit.failed', { entry: entry.id, spiffeId: entry.spiffeId, reason: error.reason, error });
     },
     updated(committedAt) {
       if (committedAt !== undefined) delivery.observe({}, Math.max(0, clock.now() - committedAt) / 1000);

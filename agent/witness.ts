@@ -9,6 +9,7 @@ import type { Reporter } from './events/report.ts';
 import type { Observer } from './observe.ts';
 import type { RenewalOutcome } from './svids/renew.ts';
 import type { TokenOutcome } from './svids/tokens.ts';
+import type { WitOutcome } from './svids/wits.ts';
 import type { Attestation } from './workload/attest.ts';
 import type { Beneficiary } from './workload/caller.ts';
 
@@ -16,6 +17,7 @@ export interface WorkloadWitness extends BrokerWitness {
   attested(caller: Beneficiary, attestation: Attestation): void;
   renewed(outcome: RenewalOutcome): void;
   signedToken(outcome: TokenOutcome): void;
+  signedWit(outcome: WitOutcome): void;
 }
 
 /** In one event. */
@@ -71,6 +73,12 @@ export function createWitness(observer: Observer, reporter: Pick<Reporter, 'reco
     },
     renewed(outcome) {
       observer.renewed(outcome);
+      if (outcome.error === undefined) return;
+      const { entry, process } = outcome;
+      reporter.record({ kind: 'refused', process, entryId: entry.id, spiffeId: entry.spiffeId, reason: outcome.error.reason });
+    },
+    signedWit(outcome) {
+      observer.signedWit(outcome);
       if (outcome.error === undefined) return;
       const { entry, process } = outcome;
       reporter.record({ kind: 'refused', process, entryId: entry.id, spiffeId: entry.spiffeId, reason: outcome.error.reason });

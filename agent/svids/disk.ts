@@ -1,8 +1,8 @@
 /**
- * What a restarted agent finds again: holdings, X509-SVIDs with their keys and JWT-SVIDs in one sealed file, replaced as a
- * whole. Sealing keeps the file from being read or changed without its key; it protects from nobody who can read both.
+ * What a restarted agent finds again: holdings, X509-SVIDs and WIT-SVIDs with their keys, and JWT-SVIDs in one sealed file,
+ * replaced as a whole. Sealing keeps the file from being read or changed without its key; it protects from nobody who can read both.
  */
-import { createPrivateKey } from 'node:crypto';
+import { createPrivateKey, type KeyObject } from 'node:crypto';
 import path from 'node:path';
 import type { Bundle, JwtAuthority } from '../../spiffe/bundle.ts';
 import type { RegistrationEntry } from '../../spiffe/entry.ts';
@@ -12,13 +12,15 @@ import { generateSealingKey, seal, sealingKey, unseal, type SealingSecret } from
 import type { Clock } from '../../runtime/clock.ts';
 import { createAlarm } from '../alarm.ts';
 import type { AuthorityNotice, Holdings, HoldingsSnapshot, Position } from '../sync/holdings.ts';
-import type { HeldJwtSvid, HeldX509Svid } from './held.ts';
-import { keyPairOf, receiveJwt, receiveX509 } from './receive.ts';
+import type { HeldJwtSvid, HeldWitSvid, HeldX509Svid } from './held.ts';
+import { keyPairOf, receiveJwt, receiveWit, receiveX509 } from './receive.ts';
+import type { KeyPair } from './signer.ts';
 
 export interface DiskContent {
   readonly holdings: HoldingsSnapshot;
   readonly x509: readonly HeldX509Svid[];
   readonly jwt: readonly HeldJwtSvid[];
+  readonly wit: readonly HeldWitSvid[];
 }
 
 export interface DiskCacheOptions {
@@ -28,7 +30,12 @@ export interface DiskCacheOptions {
   readonly keyFile: SealingKeyFile | undefined;
   readonly clock: Clock;
   /** What is to be found again, asked for when there is something to write. */
-  readonly content: () => { readonly holdings: Holdings; readonly x509: Iterable<HeldX509Svid>; readonly jwt: Iterable<HeldJwtSvid> };
+  readonly content: () => {
+    readonly holdings: Holdings;
+    readonly x509: Iterable<HeldX509Svid>;
+    readonly jwt: Iterable<HeldJwtSvid>;
+    readonly wit: Iterable<HeldWitSvid>;
+  };
   /** A write or a read that failed; the agent goes on without. */
   readonly onProblem: (error: SpiffeError) => void;
 }
@@ -63,6 +70,8 @@ interface Stored {
   readonly authorities: readonly AuthorityNotice[];
   readonly x509: readonly StoredX509[];
   readonly jwt: readonly StoredJwt[];
+  /** Absent in what an earlier agent wrote. */
+  readonly wit?: readonly StoredWit[];
 }
 
 interface StoredX509 {
@@ -78,6 +87,14 @@ interface StoredJwt {
   readonly revision: number;
   readonly audience: readonly string[];
   readonly token: string;
+  readonly renewAt: number;
+}
+
+interface StoredWit {
+  readonly entryId: string;
+  readonly revision: number;
+  readonly token: string;
+  readonly key: string;
   readonly renewAt: number;
 }
 
@@ -186,12 +203,15 @@ function toStored(content: ReturnType<DiskCacheOptions['content']>): Stored {
         entryId: svid.entryId,
         revision: svid.entryRevision,
         chain: svid.chain.map(base64),
-        key: base64(svid.key.export({ type: 'pkcs8', format: 'der' })),
+        key: storedPrivateKey(svid.key),
         renewAt: svid.renewAt,
       })),
     jwt: [...content.jwt]
       .filter((svid) => mayStore(svid.entryId))
       .map((svid) => ({ entryId: svid.entryId, revision: svid.entryRevision, audience: svid.audience, token: svid.token, renewAt: svid.renewAt })),
+    wit: [...content.wit]
+      .filter((svid) => mayStore(svid.entryId))
+      .map((svid) => ({ entryId: svid.entryId, revision: svid.entryRevision, token: svid.token, key: storedPrivateKey(svid.key), renewAt: svid.renewAt })),
   };
 }
 
@@ -213,8 +233,12 @@ function fromStored(stored: Stored): DiskContent {
     x509: stored.x509.flatMap(({ entryId, revision, chain, key, renewAt }) => {
       const entry = named(entryId, revision);
       if (entry === undefined) return [];
-      const privateKey = createPrivateKey({ key: bytes(key), format: 'der', type: 'pkcs8' });
-      return usable(() => receiveX509(entry, chain.map(bytes), keyPairOf(privateKey), atOnce), renewAt);
+      return usable(() => receiveX509(entry, chain.map(bytes), keysFromStored(key), atOnce), renewAt);
+    }),
+    wit: (stored.wit ?? []).flatMap(({ entryId, revision, token, key, renewAt }) => {
+      const entry = named(entryId, revision);
+      if (entry === undefined) return [];
+      return usable(() => receiveWit(entry, token, keysFromStored(key), atOnce), renewAt);
     }),
     jwt: stored.jwt.flatMap(({ entryId, revision, audience, token, renewAt }) => {
       const entry = named(entryId, revision);
@@ -222,6 +246,14 @@ function fromStored(stored: Stored): DiskContent {
       return usable(() => receiveJwt({ entry, audience }, { token, issuedAt: 0, expiresAt: 0 }, atOnce), renewAt);
     }),
   };
+}
+
+function storedPrivateKey(key: KeyObject): string {
+  return base64(key.export({ type: 'pkcs8', format: 'der' }));
+}
+
+function keysFromStored(key: string): KeyPair {
+  return keyPairOf(createPrivateKey({ key: bytes(key), format: 'der', type: 'pkcs8' }));
 }
 
 /** Replaced by what was drawn when the SVID came. */

@@ -1,10 +1,11 @@
 /**
- * What the agent holds for workloads: X509-SVIDs with their keys and JWT-SVIDs, as values. Getting and renewing them is
- * `renew.ts` and `tokens.ts`.
+ * What the agent holds for workloads: X509-SVIDs and WIT-SVIDs with their keys, and JWT-SVIDs, as values. Getting and
+ * renewing them is `renew.ts`, `wits.ts` and `tokens.ts`.
  */
 import type { KeyObject } from 'node:crypto';
 import type { RegistrationEntry } from '../../spiffe/entry.ts';
 import type { SpiffeId } from '../../spiffe/id.ts';
+import type { JwtAlgorithm } from '../../spiffe/jwt-key.ts';
 
 /** Frozen. The key is of this SVID alone. */
 export interface HeldX509Svid {
@@ -34,6 +35,24 @@ export interface HeldJwtSvid {
   readonly token: string;
   /** Of the key that signed it; `''` when the header named none. */
   readonly keyId: string;
+  readonly issuedAt: number;
+  readonly expiresAt: number;
+  readonly renewAt: number;
+}
+
+/** Frozen. The key is of this SVID alone. */
+export interface HeldWitSvid {
+  readonly entryId: string;
+  readonly entryRevision: number;
+  readonly spiffeId: SpiffeId;
+  readonly token: string;
+  readonly key: KeyObject;
+  /** Of the key: how it proves itself. */
+  readonly algorithm: JwtAlgorithm;
+  /** Of the key that signed the token. */
+  readonly keyId: string;
+  /** What the record calls it; `''` when the issuer gave it none. */
+  readonly jti: string;
   readonly issuedAt: number;
   readonly expiresAt: number;
   readonly renewAt: number;

@@ -13,7 +13,7 @@ import type { RpcClient } from '../../runtime/rpc/call.ts';
 import { fromStatus } from '../../runtime/rpc/status.ts';
 import type { WorkloadProcess } from '../process.ts';
 import { agentServices } from '../node/wire.ts';
-import type { Signer, X509Outcome } from './signer.ts';
+import type { Signer, WitSigned, X509Outcome } from './signer.ts';
 
 const leanBatch = 100;
 
@@ -38,6 +38,21 @@ export function leanSigner(client: RpcClient): Signer {
         const refused = refusalFromMessage(result.refusal);
         // Copied: decoded bytes are a window on the whole received message.
         return refused === undefined ? { chain: result.cert_chain.map((der) => Uint8Array.from(der)) } : { refused };
+      });
+    },
+    async signWit(requests, signal) {
+      const wit = requests.map(({ entry, keys, process }) => ({
+        entry_id: entry.id,
+        public_key: Buffer.from(keys.publicKey),
+        algorithm: 'ES256',
+        process: processToMessage(process),
+      }));
+      const response = await client.unary(issue, { wit }, { signal });
+      // A server that does not know the field answers nothing at all.
+      if (response.wit.length === 0) throw new SpiffeError('unsupported', 'signer.wit', 'the server does not know WIT-SVIDs');
+      return response.wit.map((result): WitSigned => {
+        const refused = refusalFromMessage(result.refusal);
+        return refused === undefined ? { token: result.token } : { refused };
       });
     },
     async signJwt({ entry, audience, process }, signal) {
@@ -87,6 +102,18 @@ export function spireSigner(client: RpcClient): Signer {
         batch = Math.max(1, Math.floor(batch / 2));
         throw error;
       }
+    },
+    async signWit(requests, signal) {
+      const params = requests.map(({ entry, keys }) => ({
+        entry_id: entry.id,
+        public_key: Buffer.from(keys.publicKey),
+        signing_algorithm: 'ES256',
+      }));
+      const { results } = await client.unary(service.BatchNewWITSVID, { params }, { signal });
+      return results.map((result): WitSigned => {
+        const refused = statusError(result.status);
+        return refused === undefined ? { token: result.svid?.token ?? '' } : { refused };
+      });
     },
     async signJwt({ entry, audience }, signal) {
       const response = await client.unary(service.NewJWTSVID, { entry_id: entry.id, audience: [...audience] }, { signal });

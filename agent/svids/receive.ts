@@ -11,7 +11,8 @@ import { renewAt } from '../../spiffe/rotation.ts';
 import { parseCertificate } from '../../spiffe/x509/certificate.ts';
 import { sameBytes } from '../../spiffe/x509/names.ts';
 import { checkLeaf } from '../../spiffe/x509-svid.ts';
-import type { HeldJwtSvid, HeldX509Svid } from './held.ts';
+import { parseWitSvid } from '../../spiffe/wit-svid.ts';
+import type { HeldJwtSvid, HeldWitSvid, HeldX509Svid } from './held.ts';
 import type { JwtRequest, JwtSigned, KeyPair } from './signer.ts';
 
 const generate = promisify(generateKeyPair);
@@ -98,6 +99,38 @@ export function receiveJwt(request: Omit<JwtRequest, 'process'>, signed: JwtSign
     issuedAt,
     expiresAt,
     renewAt: halfLife(issuedAt, expiresAt, receipt),
+  });
+}
+
+/** @throws invalid `svid.received.id|key`, and as `parseWitSvid` */
+export function receiveWit(
+  entry: Pick<RegistrationEntry, 'id' | 'spiffeId' | 'revisionNumber'>,
+  token: string,
+  keys: KeyPair,
+  receipt: Receipt,
+): HeldWitSvid {
+  const { spiffeId, confirmation, keyId, jti, notBeforeAt, issuedAt, expiresAt } = parseWitSvid(token);
+  if (spiffeId !== entry.spiffeId) {
+    throw new SpiffeError('invalid', 'svid.received.id', 'the signed SVID has another name than the entry', {
+      detail: { entry: entry.id },
+    });
+  }
+  if (!sameBytes(confirmation.key.export({ type: 'spki', format: 'der' }), keys.publicKey)) {
+    throw new SpiffeError('invalid', 'svid.received.key', 'the signed SVID is for another key', { detail: { entry: entry.id } });
+  }
+  const startsAt = issuedAt ?? notBeforeAt ?? receipt.at;
+  return Object.freeze({
+    entryId: entry.id,
+    entryRevision: entry.revisionNumber,
+    spiffeId,
+    token,
+    key: keys.privateKey,
+    algorithm: confirmation.algorithm,
+    keyId,
+    jti: jti ?? '',
+    issuedAt: startsAt,
+    expiresAt,
+    renewAt: halfLife(startsAt, expiresAt, receipt),
   });
 }
 

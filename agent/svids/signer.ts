@@ -32,6 +32,11 @@ export interface JwtRequest {
   readonly process: WorkloadProcess | undefined;
 }
 
+/** Its key proves possession with ES256. */
+export type WitRequest = X509Request;
+
+export type WitSigned = { readonly token: string } | { readonly refused: SpiffeError };
+
 export interface JwtSigned {
   readonly token: string;
   readonly issuedAt: number;
@@ -46,6 +51,8 @@ export interface Signer {
    * @throws what the call failed with as a whole; `unsupported` when the server does not have the service
    */
   signX509(requests: readonly X509Request[], signal: AbortSignal): Promise<readonly X509Outcome[]>;
+  /** As `signX509`. */
+  signWit(requests: readonly WitRequest[], signal: AbortSignal): Promise<readonly WitSigned[]>;
   /** @throws the refusal, or what the call failed with */
   signJwt(request: JwtRequest, signal: AbortSignal): Promise<JwtSigned>;
 }
@@ -73,6 +80,16 @@ export function firstSupported(first: Signer, second: Signer, clock: Pick<Clock,
       return isFirstsTurn() ? Math.min(first.largestBatch, second.largestBatch) : second.largestBatch;
     },
     signX509: (requests, signal) => run((signer) => signer.signX509(requests, signal), requests.length),
+    async signWit(requests, signal) {
+      // Asked each time: a server may have the service, and in it no WIT-SVIDs.
+      if (!isFirstsTurn()) return second.signWit(requests, signal);
+      try {
+        return await first.signWit(requests, signal);
+      } catch (error) {
+        if (!isSpiffeError(error, 'unsupported')) throw error;
+        return second.signWit(requests, signal);
+      }
+    },
     signJwt: (request, signal) => run((signer) => signer.signJwt(request, signal)),
   };
 }

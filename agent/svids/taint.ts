@@ -10,6 +10,7 @@ import type { AuthorityNotice } from '../sync/holdings.ts';
 export interface Tainted {
   /** Subject key ids, lower hex. */
   readonly x509: ReadonlySet<string>;
+  /** Key ids, for either kind of token: they are one space. */
   readonly jwt: ReadonlySet<string>;
 }
 
@@ -25,7 +26,8 @@ export function taintedBy(bundle: Bundle | undefined, authorities: Iterable<Auth
     const id = tainted ? subjectKeyId(certificate) : undefined;
     if (id !== undefined) x509.add(id);
   }
-  for (const { tainted, keyId } of bundle?.jwtAuthorities ?? []) if (tainted) jwt.add(keyId);
+  const keys = [...(bundle?.jwtAuthorities ?? []), ...(bundle?.witAuthorities ?? [])];
+  for (const { tainted, keyId } of keys) if (tainted) jwt.add(keyId);
   return { x509, jwt };
 }
 

@@ -8,6 +8,8 @@ import type { JWTSVIDRequest__Output } from '../../proto/gen/JWTSVIDRequest.ts';
 import type { JWTSVIDResponse } from '../../proto/gen/JWTSVIDResponse.ts';
 import type { ValidateJWTSVIDRequest__Output } from '../../proto/gen/ValidateJWTSVIDRequest.ts';
 import type { ValidateJWTSVIDResponse } from '../../proto/gen/ValidateJWTSVIDResponse.ts';
+import type { WITSVIDRequest__Output } from '../../proto/gen/WITSVIDRequest.ts';
+import type { WITSVIDResponse } from '../../proto/gen/WITSVIDResponse.ts';
 import { isSpiffeError, SpiffeError } from '../../spiffe/errors.ts';
 import { parseSpiffeId, trustDomainOf, type SpiffeId, type TrustDomain } from '../../spiffe/id.ts';
 import type { JsonObject } from '../../spiffe/json.ts';
@@ -19,15 +21,27 @@ import type { WorkloadUpdate } from '../svids/cache.ts';
 import type { HeldX509Svid } from '../svids/held.ts';
 import type { Tokens } from '../svids/tokens.ts';
 import type { Beneficiary, Caller } from './caller.ts';
-import { claimsToStruct, jwtBundlesResponse, jwtSvidResponse, x509BundlesResponse, x509SvidResponse } from './messages.ts';
+import {
+  claimsToStruct,
+  jwtBundlesResponse,
+  jwtSvidResponse,
+  witBundlesResponse,
+  witSvidResponse,
+  x509BundlesResponse,
+  x509SvidResponse,
+} from './messages.ts';
 import { requireSame } from './same-process.ts';
 import { callerUpdates, noIdentity, type CallerUpdate, type UpdatesOptions, type UpdateWanted } from './updates.ts';
+import { witUpdates, type WitUpdatesOptions } from './wit-updates.ts';
+
+/** What is on record of an SVID that was handed over; the serial of a WIT-SVID is its `jti`. */
+export type DeliveredSvid = Pick<HeldX509Svid, 'entryId' | 'spiffeId' | 'serial'>;
 
 /** What happened to whom identities are for, for the record and the metrics. */
 export interface Witness {
   matched(caller: Beneficiary, update: CallerUpdate): void;
   /** `before` is what the same stream was sent for the same entry, if anything. */
-  delivered(caller: Beneficiary, svid: HeldX509Svid, before: HeldX509Svid | undefined): void;
+  delivered(caller: Beneficiary, svid: DeliveredSvid, before: DeliveredSvid | undefined): void;
   /** A stream took a new update; `committedAt` when it follows from a commit. */
   updated(committedAt: number | undefined): void;
   refused(caller: Beneficiary, method: string, error: SpiffeError): void;
@@ -39,6 +53,8 @@ export interface WorkloadApiOptions extends UpdatesOptions {
   readonly trustDomain: TrustDomain;
   readonly holdings: () => Holdings;
   readonly tokens: Pick<Tokens, 'fetch'>;
+  /** Absent where WIT-SVIDs are not served. */
+  readonly wits?: WitUpdatesOptions['wits'] | undefined;
   readonly witness: Witness;
   /** Claims of tokens of other trust domains that are passed on besides `sub`, `exp` and `aud`. */
   readonly allowedForeignClaims: ReadonlySet<string>;
@@ -156,6 +172,31 @@ export function workloadApi(options: WorkloadApiOptions): ServiceHandlers<Spiffe
     }
   };
 
+  async function* witStream(wits: WitUpdatesOptions['wits'], asked: SpiffeId | undefined, call: Call): AsyncGenerator<WITSVIDResponse> {
+    const caller = call.connection;
+    const delivered = new Map<string, DeliveredSvid>();
+    let last: WITSVIDResponse | undefined;
+    for await (const { from, svids } of witUpdates({ ...options, wits }, { caller, asked }, call.signal)) {
+      if (last === undefined) witness.matched(caller, from);
+      const message = witSvidResponse(svids);
+      if (last === undefined || !isDeepStrictEqual(message, last)) {
+        requireSame(caller.peer);
+        yield message;
+        last = message;
+        for (const { svid } of svids) {
+          const before = delivered.get(svid.entryId);
+          if (before?.serial === svid.jti) continue;
+          const now = { entryId: svid.entryId, spiffeId: svid.spiffeId, serial: svid.jti };
+          delivered.set(svid.entryId, now);
+          witness.delivered(caller, now, before);
+        }
+        witness.updated(from.update.committedAt);
+      }
+      from.sent();
+    }
+  }
+
+  const { wits } = options;
   const unsupported = (): never => {
     throw new SpiffeError('unsupported', 'workload.wit', 'WIT-SVIDs are not supported');
   };
@@ -168,8 +209,10 @@ export function workloadApi(options: WorkloadApiOptions): ServiceHandlers<Spiffe
       witnessed(call, bundleStream(call, ({ bundles }) => jwtBundlesResponse(bundles))),
     FetchJWTSVID: (request: JWTSVIDRequest__Output, call: Call) => answered(call, () => fetchJwt(request, call)),
     ValidateJWTSVID: (request: ValidateJWTSVIDRequest__Output, call: Call) => answered(call, () => validateJwt(request, call)),
-    FetchWITSVID: unsupported,
-    FetchWITBundles: unsupported,
+    FetchWITSVID: (request: WITSVIDRequest__Output, call: Call) =>
+      wits === undefined ? unsupported() : witnessed(call, witStream(wits, request.spiffe_id === '' ? undefined : askedId(request.spiffe_id), call)),
+    FetchWITBundles: (_request: unknown, call: Call) =>
+      wits === undefined ? unsupported() : witnessed(call, bundleStream(call, ({ bundles }) => witBundlesResponse(bundles))),
   };
 }
 

@@ -59,6 +59,8 @@ export const workload = section({
   /** How processes are held on to; 0 takes the best that the kernel offers. */
   peer_tier: count(0, 3).default(0),
   bundles_for_all: z.boolean().default(false),
+  /** WIT-SVIDs, as far as the server issues them. */
+  wit_svids: z.boolean().default(false),
   allowed_foreign_jwt_claims: z.array(z.string().min(1)).default([]),
   unix: section({
     /** Larger executables get no digest. */

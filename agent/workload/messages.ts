@@ -6,15 +6,18 @@ import type { Struct } from '../../proto/gen/google/protobuf/Struct.ts';
 import type { Value } from '../../proto/gen/google/protobuf/Value.ts';
 import type { JWTBundlesResponse } from '../../proto/gen/JWTBundlesResponse.ts';
 import type { JWTSVIDResponse } from '../../proto/gen/JWTSVIDResponse.ts';
+import type { WITBundlesResponse } from '../../proto/gen/WITBundlesResponse.ts';
+import type { WITSVIDResponse } from '../../proto/gen/WITSVIDResponse.ts';
 import type { X509BundlesResponse } from '../../proto/gen/X509BundlesResponse.ts';
 import type { X509SVIDResponse } from '../../proto/gen/X509SVIDResponse.ts';
-import { formatJwks } from '../../spiffe/bundle-document.ts';
+import { formatJwks, formatWitJwks } from '../../spiffe/bundle-document.ts';
 import type { Bundle } from '../../spiffe/bundle.ts';
 import type { RegistrationEntry } from '../../spiffe/entry.ts';
 import { trustDomainId, type TrustDomain } from '../../spiffe/id.ts';
 import { isJsonArray, isJsonObject, type JsonObject, type JsonValue } from '../../spiffe/json.ts';
 import type { WorkloadUpdate } from '../svids/cache.ts';
-import type { HeldJwtSvid, HeldX509Svid } from '../svids/held.ts';
+import { formatPrivateJwk } from '../../spiffe/wit-svid.ts';
+import type { HeldJwtSvid, HeldWitSvid, HeldX509Svid } from '../svids/held.ts';
 
 type Bundles = ReadonlyMap<TrustDomain, Bundle>;
 
@@ -57,6 +60,22 @@ export function jwtBundlesResponse(bundles: Bundles): JWTBundlesResponse {
 
 export function jwtSvidResponse(svids: readonly { readonly entry: RegistrationEntry; readonly svid: HeldJwtSvid }[]): JWTSVIDResponse {
   return { svids: svids.map(({ entry, svid }) => ({ spiffe_id: svid.spiffeId, svid: svid.token, hint: entry.hint })) };
+}
+
+export function witBundlesResponse(bundles: Bundles): WITBundlesResponse {
+  return { bundles: Object.fromEntries([...bundles].map(([name, bundle]) => [trustDomainId(name), formatWitJwks(bundle)])) };
+}
+
+/** The complete state [Workload API 7.2.1]; the key is JWK text, unlike that of an X509-SVID. */
+export function witSvidResponse(svids: readonly { readonly entry: RegistrationEntry; readonly svid: HeldWitSvid }[]): WITSVIDResponse {
+  return {
+    svids: svids.map(({ entry, svid }) => ({
+      spiffe_id: svid.spiffeId,
+      wit_svid: svid.token,
+      wit_svid_key: formatPrivateJwk(svid.key, svid.algorithm),
+      hint: entry.hint,
+    })),
+  };
 }
 
 /** Claims as a Struct; an audience is always a list, whatever the token had. */

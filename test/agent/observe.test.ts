@@ -40,6 +40,7 @@ beforeEach(() => {
     read: {
       entries: () => 3,
       x509Svids: () => 2,
+      witSvids: () => 0,
       jwtSvids: () => 1,
       streams: () => 0,
       connections: () => 0,

@@ -3,13 +3,15 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createDiskCache, forgetDiskCache, type DiskCache, type SealingKeyFile } from '../../../agent/svids/disk.ts';
-import type { HeldX509Svid } from '../../../agent/svids/held.ts';
-import { generateKeys, receiveX509 } from '../../../agent/svids/receive.ts';
+import type { HeldWitSvid, HeldX509Svid } from '../../../agent/svids/held.ts';
+import { generateKeys, receiveWit, receiveX509 } from '../../../agent/svids/receive.ts';
 import { holdingsOf, type Holdings } from '../../../agent/sync/holdings.ts';
 import { composeBundle, emptyBundle } from '../../../spiffe/bundle.ts';
 import type { RegistrationEntry } from '../../../spiffe/entry.ts';
 import { systemClock } from '../../../runtime/clock.ts';
 import { testAuthority, testEntry, trustDomain } from '../../help/agent-server.ts';
+import { createTestClock } from '../../help/clock.ts';
+import { testWitSigner } from '../../help/wit-signer.ts';
 
 const authority = testAuthority();
 const bundle = composeBundle({ ...emptyBundle(trustDomain), x509Authorities: [{ certificate: authority.certificate, tainted: true }], sequence: 2n ** 60n, refreshHintSeconds: 3 });
@@ -18,12 +20,14 @@ let directory: string;
 let problems: string[];
 let holdings: Holdings;
 let x509: HeldX509Svid[];
+let wit: HeldWitSvid[];
 
 beforeEach(async () => {
   directory = path.join(await mkdtemp(path.join(tmpdir(), 'steeple-disk-')), 'cache');
   await mkdir(directory, { mode: 0o700 });
   problems = [];
   x509 = [];
+  wit = [];
 });
 
 afterEach(() => rm(path.dirname(directory), { recursive: true, force: true }));
@@ -42,7 +46,7 @@ async function hold(...entries: readonly RegistrationEntry[]): Promise<void> {
 }
 
 const cacheWith = (keyFile?: SealingKeyFile): DiskCache =>
-  createDiskCache({ directory, keyFile, clock: systemClock, content: () => ({ holdings, x509, jwt: [] }), onProblem: (error) => problems.push(`${error.reason} ${String(error.detail['because'])}`) });
+  createDiskCache({ directory, keyFile, clock: systemClock, content: () => ({ holdings, x509, jwt: [], wit }), onProblem: (error) => problems.push(`${error.reason} ${String(error.detail['because'])}`) });
 
 async function write(keyFile?: SealingKeyFile): Promise<void> {
   const cache = cacheWith(keyFile);
@@ -76,6 +80,24 @@ describe('the restart cache', () => {
     const file = await readFile(path.join(directory, 'cache.sealed'));
     const key = x509[0]!.key.export({ type: 'pkcs8', format: 'der' });
     for (const needle of ['very-secret-name', key, key.subarray(36, 68), key.toString('base64')]) expect(file.includes(needle)).toBe(false);
+  });
+
+  it('gives back WIT-SVIDs with their keys, but for entries that forbid it', async () => {
+    const [a, b] = [testEntry('/a', ['a:1']), testEntry('/b', ['a:1'], { forbidCache: true })];
+    await hold(a, b);
+    const signer = testWitSigner(createTestClock());
+    for (const entry of [a, b]) {
+      const keys = await generateKeys();
+      const [signed] = await signer.signWit([{ entry, keys, process: undefined }]);
+      if (signed !== undefined && 'token' in signed) wit.push(receiveWit(entry, signed.token, keys, { at: 0, jitter: 0.25 }));
+    }
+    await write();
+    const content = await cacheWith().read();
+    expect(content?.wit.length).toBe(1);
+    expect({ ...content?.wit[0], key: 0 }).toEqual({ ...wit[0], key: 0 });
+    expect(content?.wit[0]?.key.equals(wit[0]!.key)).toBe(true);
+    const file = await readFile(path.join(directory, 'cache.sealed'));
+    expect(file.includes(wit[0]!.token.slice(0, 40))).toBe(false);
   });
 
   it('leaves out the SVIDs of entries that forbid it', async () => {

@@ -58,6 +58,7 @@ beforeEach(() => {
       batches.push(requests.map(({ entry }) => entry.spiffeId.slice('spiffe://example.org'.length)));
       return answer(requests);
     },
+    signWit: () => Promise.reject(new Error('not here')),
     signJwt: () => Promise.reject(new Error('not here')),
   };
   cache = createSvidCache({ trustDomain, now: () => clock.now(), prefetchLimit: 100, onWanted: (entries) => renewal.want(entries), onChange: () => undefined });

@@ -29,6 +29,11 @@ function named(name: string, largestBatch: number): NamedSigner {
       if (requests.length > largestBatch) throw new SpiffeError('invalid', 'signer.batch', 'more than was agreed on');
       return requests.map(() => ({ chain: [Buffer.from(name)] }));
     },
+    async signWit(requests) {
+      signer.asked += 1;
+      if (signer.failure !== undefined) throw signer.failure;
+      return requests.map(() => ({ token: name }));
+    },
     async signJwt() {
       signer.asked += 1;
       if (signer.failure !== undefined) throw signer.failure;
@@ -66,6 +71,16 @@ it('asks the second, for the same request, when the server does not', async () =
   // What the first could not have taken, the second can.
   expect(signer.largestBatch).toBe(500);
   expect(new Set(await sign(500))).toEqual(new Set(['second']));
+});
+
+it('asks the second for WIT-SVIDs when the first does not know them, and goes on asking the first for the others', async () => {
+  const wits = async (): Promise<string[]> =>
+    (await signer.signWit([request], signal)).map((outcome) => ('token' in outcome ? outcome.token : outcome.refused.reason));
+  expect(await wits()).toEqual(['first']);
+  first.failure = unsupported;
+  expect(await wits()).toEqual(['second']);
+  first.failure = undefined;
+  expect([await sign(), signer.largestBatch]).toEqual([['first'], 100]);
 });
 
 it('leaves other failures to whoever asked, and asks the first the next time', async () => {
