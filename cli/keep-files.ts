@@ -211,6 +211,7 @@ async function keepToken(api: WorkloadApi, { file, identity, known, compose, pro
     // Each rotation brings another SVID of the same identity, which is no reason for another token.
     for (let seen: X509Svid | undefined = svid; ; seen = identity.value) {
       await untilOther(systemClock, identity, seen, Math.max(0, until - systemClock.monotonic()), signal);
+      signal.throwIfAborted();
       if (identity.value?.spiffeId !== of || systemClock.monotonic() >= until) break;
     }
   }
