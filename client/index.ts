@@ -76,6 +76,30 @@ export { JwtSource, type JwtSourceOptions } from './jwt-source.ts';
 export { parseJwtSvidInsecure, validateJwtSvid, type ValidateJwtSvidOptions } from './jwt-svid.ts';
 export type { JwtBundles, ValidatedToken, X509Bundles, X509Context } from './messages.ts';
 export {
+  connectTls,
+  type NodeTlsClientOptions,
+  type SpiffeServer,
+  type TlsAddress,
+  tlsClientOptions,
+  type TlsClientSettings,
+  type WebServer,
+  type X509TlsSource,
+} from './tls.ts';
+export { peerOf, type TlsDecision, tlsDiagnostics, type TlsPeer } from './tls-peer.ts';
+export {
+  type AnyClients,
+  createTlsServer,
+  secureServer,
+  type SpiffeClients,
+  tlsServerOptions,
+  type TlsServerSettings,
+  type WebCertificate,
+} from './tls-server.ts';
+export { createHttpsServer, httpsAgent, type PoolOptions } from './https.ts';
+export { connectHttp2, createHttp2Server } from './http2.ts';
+export { fetchDispatcher, spiffeFetch, undiciConnector, type UndiciConnector, type UndiciTarget } from './undici.ts';
+export { grpcChannelCredentials, type GrpcCall, type GrpcModule, grpcPeer, grpcServerCredentials } from './grpc.ts';
+export {
   type CallOptions,
   type Diagnostic,
   diagnosticsChannel,
@@ -84,7 +108,7 @@ export {
   WorkloadApi,
   type WorkloadApiOptions,
 } from './workload-api.ts';
-export { type Peer, type TlsConnectOptions, type TlsServeOptions, X509Source, type X509SourceOptions } from './x509-source.ts';
+export { X509Source, type X509SourceOptions } from './x509-source.ts';
 export {
   type CertificateChain,
   formatX509SvidDer,

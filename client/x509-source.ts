@@ -1,16 +1,13 @@
 /**
- * `X509Source`: the current X509-SVID and bundles of this workload, kept fresh, and TLS ends that follow them. Fetching
- * is `workload-api.ts`; what a connection is used for is the caller's.
+ * `X509Source`: the current X509-SVID and bundles of this workload, kept fresh. TLS ends that follow them are `tls.ts` and
+ * `tls-server.ts`.
  */
-import { connect as connectTcp, type Socket } from 'node:net';
-import type { Server, TLSSocket } from 'node:tls';
 import type { Clock } from '../runtime/clock.ts';
-import { checkAgainstBundles, createTlsClient, createTlsServer, type PeerCheck, type TlsIdentity } from '../runtime/tls.ts';
+import type { TlsIdentity } from '../runtime/tls.ts';
 import { createWatch, type Watch } from '../runtime/watch.ts';
 import { SpiffeError } from '../spiffe/errors.ts';
-import type { SpiffeId, TrustDomain } from '../spiffe/id.ts';
+import type { TrustDomain } from '../spiffe/id.ts';
 import type { X509Svid } from '../spiffe/x509-svid.ts';
-import { type Authorize, requireAuthorized } from './authorize.ts';
 import type { X509BundleSource } from './bundle-set.ts';
 import { closeSource, follow, type Following, pickFrom, prepareSource, requireOpen, type SourceOptions, type SourceParts, untilReady } from './follow.ts';
 import type { X509Context } from './messages.ts';
@@ -18,27 +15,6 @@ import type { X509Context } from './messages.ts';
 export interface X509SourceOptions extends SourceOptions {
   /** Which of several identities to present; the first, which is the default, unless given. An update without it, or for which it throws, is refused. */
   readonly pick?: (svids: readonly X509Svid[]) => X509Svid | undefined;
-}
-
-export interface TlsConnectOptions {
-  readonly host: string;
-  readonly port: number;
-  readonly authorize: Authorize;
-  readonly signal?: AbortSignal;
-  /** For ALPN; none unless given. */
-  readonly protocols?: readonly string[];
-}
-
-export interface TlsServeOptions {
-  readonly authorize: Authorize;
-  readonly protocols?: readonly string[];
-  /** A connection that was not let in, and why. */
-  readonly refused?: (error: SpiffeError, address: string) => void;
-}
-
-/** The peer of a connection that a source let in. */
-export interface Peer {
-  readonly spiffeId: SpiffeId;
 }
 
 /** What is presented and trusted when the agent grants nothing. */
@@ -110,47 +86,6 @@ export class X509Source implements AsyncDisposable, X509BundleSource {
     return this.#context.value.bundles.get(trustDomain);
   }
 
-  /**
-   * Connects with mutual TLS; resolves once the other end is proved and authorized, before anything is sent.
-   * @throws unauthenticated or invalid with the verifier's reason, denied `source.peer.refused`, unavailable `tls.handshake`
-   */
-  async connect(options: TlsConnectOptions): Promise<TLSSocket> {
-    const { host, port, signal } = options;
-    const check = this.#check('server', options.authorize);
-    const client = createTlsClient({ identity: this.#identity, clock: this.clock, check, serverName: host, protocols: options.protocols ?? [] });
-    const socket = await reach(host, port, signal);
-    return client.handshake(socket);
-  }
-
-  /**
-   * A TLS server, not yet listening, that asks every client for an SVID and gives its handler the proved ones. It serves
-   * new SVIDs to new connections until the source is closed; listening and closing it are the caller's.
-   */
-  createServer(options: TlsServeOptions, handle: (socket: TLSSocket, peer: Peer) => void): Server {
-    const refused = options.refused ?? (() => undefined);
-    const tls = createTlsServer({
-      identity: this.#identity,
-      clock: this.clock,
-      protocols: options.protocols ?? [],
-      refused,
-      accept(socket, peer) {
-        try {
-          if (peer === undefined) throw new SpiffeError('unauthenticated', 'source.peer.anonymous', 'the client presents no SVID');
-          requireAuthorized(options.authorize, peer.spiffeId);
-        } catch (error) {
-          const address = socket.remoteAddress ?? '';
-          socket.destroy();
-          refused(error as SpiffeError, address);
-          return;
-        }
-        handle(socket, { spiffeId: peer.spiffeId });
-      },
-    });
-    // It ends with the source and fails only with it.
-    tls.follow(this.#parts.stop.signal).catch(() => undefined);
-    return tls.server;
-  }
-
   /** Ends the watch. What TLS ends hold stays until they are closed. */
   close(): Promise<void> {
     return closeSource(this.#parts, [this.#following]);
@@ -164,15 +99,6 @@ export class X509Source implements AsyncDisposable, X509BundleSource {
     this.#identity.set(identityOf(context, svid));
     this.#context.set(context);
   }
-
-  #check(usage: 'client' | 'server', authorize: Authorize): PeerCheck {
-    const verify = checkAgainstBundles(this.#identity, this.clock, usage);
-    return (chain) => {
-      const peer = verify(chain);
-      requireAuthorized(authorize, peer.spiffeId);
-      return peer;
-    };
-  }
 }
 
 function identityOf(context: X509Context, svid: X509Svid | undefined): TlsIdentity {
@@ -183,14 +109,4 @@ function identityOf(context: X509Context, svid: X509Svid | undefined): TlsIdenti
     ]),
   );
   return { svid, bundles };
-}
-
-function reach(host: string, port: number, signal: AbortSignal | undefined): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = connectTcp({ host, port, ...(signal !== undefined && { signal }) });
-    socket.once('connect', () => resolve(socket));
-    socket.once('error', (cause) => {
-      reject(new SpiffeError('unavailable', 'source.connect', `cannot connect to ${host} port ${port}`, { cause }));
-    });
-  });
 }

@@ -7,7 +7,7 @@ import { once } from 'node:events';
 import process from 'node:process';
 import { createInterface } from 'node:readline';
 import type { Server, TLSSocket } from 'node:tls';
-import { type SpiffeId, SpiffeError, parseSpiffeId, type X509Svid, X509Source } from '../../client/index.ts';
+import { authorizeId, connectTls, createTlsServer, parseSpiffeId, SpiffeError, type SpiffeId, X509Source, type X509Svid } from '../../client/index.ts';
 import { systemClock } from '../../runtime/clock.ts';
 
 const alpha = parseSpiffeId('spiffe://example.org/alpha');
@@ -41,7 +41,7 @@ async function serve(source: X509Source, port: number, signal: AbortSignal): Pro
   };
   const refused = (error: SpiffeError): void => say('refused', error.message);
   const open = new Set<TLSSocket>();
-  const server: Server = source.createServer({ authorize, refused }, (socket) => {
+  const server: Server = createTlsServer(source, { authorize, refused }, (socket) => {
     open.add(socket);
     socket.on('error', () => undefined);
     socket.once('close', () => open.delete(socket));
@@ -77,7 +77,7 @@ async function exchange(source: X509Source, port: number, text: string, signal: 
     () => limit.abort(new SpiffeError('unavailable', 'demo.silence', 'no answer came')),
     () => undefined,
   );
-  const socket = await source.connect({ host, port, signal: stop, authorize: (peer) => peer === beta });
+  const socket = await connectTls(source, { host, port, signal: stop, authorize: authorizeId(beta) });
   const drop = (): void => void socket.destroy();
   stop.addEventListener('abort', drop, { once: true });
   try {

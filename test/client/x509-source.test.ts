@@ -3,7 +3,7 @@ import { createServer as createTcpServer, type AddressInfo } from 'node:net';
 import type { Server, TLSSocket } from 'node:tls';
 import { connect as connectTls } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type Authorize, pickHint, type SpiffeId, WorkloadApi, X509Source } from '../../client/index.ts';
+import { type Authorize, connectTls as connectWithTls, createTlsServer, pickHint, type SpiffeId, WorkloadApi, X509Source } from '../../client/index.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { testAuthority } from '../help/agent-server.ts';
 import { createTestClock } from '../help/clock.ts';
@@ -46,9 +46,9 @@ interface Serving {
 async function serve(source: X509Source, authorize: Authorize = () => true): Promise<Serving> {
   const refused: SpiffeError[] = [];
   const peers: SpiffeId[] = [];
-  const server = source.createServer({ authorize, refused: (error) => void refused.push(error) }, (socket, peer) => {
+  const server = createTlsServer(source, { authorize, refused: (error) => void refused.push(error) }, (socket, peer) => {
     socket.on('error', () => undefined);
-    peers.push(peer.spiffeId);
+    if (peer !== undefined) peers.push(peer.spiffeId);
     socket.on('data', (data: Buffer) => socket.write(`echo ${data.toString()}`));
   });
   server.listen(0, '127.0.0.1');
@@ -58,7 +58,7 @@ async function serve(source: X509Source, authorize: Authorize = () => true): Pro
 }
 
 async function connect(source: X509Source, port: number, authorize: Authorize = () => true): Promise<TLSSocket> {
-  const socket = await source.connect({ host: '127.0.0.1', port, authorize });
+  const socket = await connectWithTls(source, { host: '127.0.0.1', port, authorize });
   socket.on('error', () => undefined);
   ends.push(() => socket.destroy());
   return socket;

@@ -4,9 +4,9 @@
  */
 import { once } from 'node:events';
 import { connect, type AddressInfo } from 'node:net';
-import { connect as connectTls } from 'node:tls';
+import { connect as connectPlainly } from 'node:tls';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseSpiffeId, SpiffeError, WorkloadApi, X509Source } from '../../client/index.ts';
+import { connectTls, createTlsServer, parseSpiffeId, SpiffeError, WorkloadApi, X509Source } from '../../client/index.ts';
 import type { X509Context } from '../../client/index.ts';
 
 const [act = '', ...args] = process.argv.slice(2);
@@ -79,7 +79,8 @@ const acts: Readonly<Record<string, () => Promise<void>>> = {
     await using source = await X509Source.open({ signal: over.signal });
     const serials = new Set<string>();
     let accepted = 0;
-    const server = source.createServer(
+    const server = createTlsServer(
+      source,
       { authorize: (id) => id === peer, refused: ({ kind, reason }) => say('refused', { kind, reason }) },
       (socket) => {
         accepted += 1;
@@ -114,7 +115,7 @@ const acts: Readonly<Record<string, () => Promise<void>>> = {
       }
     })();
     const exchange = async (): Promise<void> => {
-      const socket = await source.connect({ host: '127.0.0.1', port: Number(port), authorize: (id) => id === peer });
+      const socket = await connectTls(source, { host: '127.0.0.1', port: Number(port), authorize: (id) => id === peer });
       try {
         theirs.add(socket.getPeerCertificate().serialNumber);
         const answered = new AbortController();
@@ -144,7 +145,7 @@ const acts: Readonly<Record<string, () => Promise<void>>> = {
 
   /** `call-anonymously PORT`: a TLS client without an SVID; says how it was told off. */
   async 'call-anonymously'() {
-    const socket = connectTls({ port: Number(args[0]), host: '127.0.0.1', rejectUnauthorized: false });
+    const socket = connectPlainly({ port: Number(args[0]), host: '127.0.0.1', rejectUnauthorized: false });
     socket.on('error', (error) => say('ended', { message: error.message }));
     socket.on('data', (data: Buffer) => say('answered', { text: data.toString() }));
     socket.on('close', () => say('closed'));
