@@ -35,7 +35,9 @@ var commands = map[string]command{
 	"pair":        pair,
 	"spawn":       spawn,
 	"spireload":   spireLoad,
+	"broker":      brokerCommand,
 	"contract":    contract,
+	"delegate":    delegateCommand,
 	"reflect":     reflectServices,
 }
 
