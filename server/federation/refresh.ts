@@ -122,7 +122,6 @@ export function createRefresher(options: RefresherOptions): Refresher {
     const next = waiting.shift();
     if (next === undefined) running -= 1;
     else next();
-    bell.resolve();
   };
 
   const fetchOnce = async (item: Item, signal: AbortSignal): Promise<void> => {
@@ -172,6 +171,8 @@ export function createRefresher(options: RefresherOptions): Refresher {
     const done = fetchOnce(item, stop.signal).finally(() => {
       stop.unlink();
       item.running = undefined;
+      // Not before: whoever is woken earlier passes over what still runs.
+      bell.resolve();
     });
     item.running = { stop, done };
     // Told to the observer already.

@@ -18,7 +18,7 @@ const bundleOf = (name: TrustDomain, sequence: bigint, refreshHintSeconds = 600)
   composeBundle({ ...emptyBundle(name), sequence, refreshHintSeconds });
 
 /** The store's part in it, without threads, so that time can jump. */
-function createWorld(options: Partial<RefresherOptions> = {}) {
+function createWorld(options: Partial<RefresherOptions> = {}, turnsAfterCommit = 0) {
   const clock = createTestClock();
   const endpoints = createEndpoints();
   const bundles = new Map<TrustDomain, Bundle>();
@@ -52,6 +52,7 @@ function createWorld(options: Partial<RefresherOptions> = {}) {
       if (before !== undefined && bundle.sequence < before.sequence) throw new SpiffeError('conflict', 'relationship.sequence-behind', 'behind');
       if (before !== undefined && bundleEquals(before, bundle)) return { status: 'unchanged', bundle, before };
       setBundle(bundle);
+      for (let turn = 0; turn < turnsAfterCommit; turn += 1) await undefined;
       return { status: 'changed', bundle, before };
     },
     recordAudit: async (recorded) => void events.push(...recorded),
@@ -122,6 +123,18 @@ describe('createRefresher', () => {
     expect(world.endpoints.fetches).toHaveLength(2);
     await world.clock.advance(1);
     expect(world.endpoints.fetches).toHaveLength(3);
+  });
+
+  it.each(Array.from({ length: 24 }, (_, turns) => turns))('goes on when its own commit woke it %i turns before the end of the fetch', async (turns) => {
+    const world = createWorld({}, turns);
+    world.web(far);
+    for (let sequence = 1n; sequence < 4n; sequence += 1n) {
+      world.endpoints.serve(urlOf(far), bundleOf(far, sequence, 60));
+      if (sequence === 1n) world.start();
+      else await world.clock.advance(minute);
+      await world.clock.settle();
+      expect(world.bundles.get(far)?.sequence).toBe(sequence);
+    }
   });
 
   it('FED-26: a failure keeps the last good bundle and waits for the next interval', async () => {
