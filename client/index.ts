@@ -51,6 +51,16 @@ export {
   requireAuthorized,
 } from './authorize.ts';
 export {
+  type BundleEndpoint,
+  type BundleEndpointProfile,
+  bundleHandler,
+  type BundleHandlerOptions,
+  fetchBundle,
+  type FetchBundleOptions,
+  watchBundle,
+  type WatchBundleOptions,
+} from './bundle-endpoint.ts';
+export {
   bundleFromJwtAuthorities,
   bundleFromX509Authorities,
   type BundleSet,

@@ -32,9 +32,9 @@ export interface Diagnostic {
    * `stream-lost`: a watch lost its stream, or did not get one, and tries again; `message-refused`: a message broke the
    * rules, and what was held stays; `update-refused`: a source could not use an update; `withdrawn`: a source let go of what
    * the agent no longer grants; `restored`: the agent grants it again; `renewal-failed`: a token that is still good could
-   * not be renewed.
+   * not be renewed; `fetch-failed`: a watched bundle endpoint gave no bundle.
    */
-  readonly event: 'stream-lost' | 'message-refused' | 'update-refused' | 'withdrawn' | 'restored' | 'renewal-failed';
+  readonly event: 'stream-lost' | 'message-refused' | 'update-refused' | 'withdrawn' | 'restored' | 'renewal-failed' | 'fetch-failed';
   readonly error?: unknown;
 }
 

@@ -4,6 +4,7 @@
  */
 import { X509Certificate } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { connect as connectPlain, isIP } from 'node:net';
 import type { Socket } from 'node:net';
 // As a whole, because Node 20 lacks `getCACertificates` and would refuse to link its name.
@@ -165,11 +166,12 @@ function spiffeHandshake(host: string, profile: Extract<EndpointProfile, { type:
 
 /** The host of the URL, by its subject alternative names, and a path to a trusted root [RFC 6125]. */
 function webHandshake(host: string, ca: string | undefined): Handshake {
-  const roots = ca === undefined ? machineRoots() : tls.createSecureContext({ ca: checkedCa(ca), minVersion: 'TLSv1.2' });
+  const given = ca === undefined ? undefined : tls.createSecureContext({ ca: checkedCa(ca), minVersion: 'TLSv1.2' });
   return async (socket) => {
+    const secureContext = given ?? (await machineRoots());
     const secured = tls.connect({
       socket,
-      secureContext: roots,
+      secureContext,
       rejectUnauthorized: true,
       checkServerIdentity: (_name, peer) => tls.checkServerIdentity(host, peer),
       ALPNProtocols: ['http/1.1'],
@@ -202,15 +204,34 @@ function checkedCa(ca: string): string {
   }
 }
 
-let machine: tls.SecureContext | undefined;
+/** Where distributions keep the roots that the machine's owner trusts; the first that is there counts. */
+const rootFiles = [
+  '/etc/ssl/certs/ca-certificates.crt',
+  '/etc/pki/tls/certs/ca-bundle.crt',
+  '/etc/ssl/ca-bundle.pem',
+  '/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem',
+  '/etc/ssl/cert.pem',
+];
 
-/** The roots the machine's owner set up, where this Node can read them; else those that come with it. Read once. */
-function machineRoots(): tls.SecureContext {
-  if (machine !== undefined) return machine;
-  const installed = 'getCACertificates' in tls ? tls.getCACertificates('system') : [];
-  const roots = installed.length === 0 ? {} : { ca: [...installed, ...tls.getCACertificates('extra')] };
-  machine = tls.createSecureContext({ minVersion: 'TLSv1.2', ...roots });
-  return machine;
+let machine: { readonly version: string; readonly context: tls.SecureContext } | undefined;
+
+/**
+ * The roots of the machine; those that come with Node where it has none. Read anew when they change, and not through
+ * Node, whose way takes a quarter of a second in which nothing else happens.
+ */
+async function machineRoots(): Promise<tls.SecureContext> {
+  for (const file of rootFiles) {
+    const stats = await stat(file).catch(() => undefined);
+    if (stats === undefined) continue;
+    const version = `${file} ${stats.mtimeMs} ${stats.size}`;
+    if (machine?.version !== version) {
+      const further = 'getCACertificates' in tls ? tls.getCACertificates('extra') : [];
+      const ca = [await readFile(file), ...further];
+      machine = { version, context: tls.createSecureContext({ ca, minVersion: 'TLSv1.2' }) };
+    }
+    return machine.context;
+  }
+  return tls.createSecureContext({ minVersion: 'TLSv1.2' });
 }
 
 function unproved(host: string, why: string, cause: unknown): SpiffeError {

@@ -5,8 +5,8 @@
 import { X509Certificate } from 'node:crypto';
 import type { Clock } from '../runtime/clock.ts';
 import { openCredentialFiles } from '../runtime/credential-watch.ts';
-import { answerWithDocument, type DocumentRefusal, type HttpDocument } from '../runtime/http-document.ts';
-import { openHttpsServer, type ServerCredentials } from '../runtime/https-serve.ts';
+import { answerWithDocument, type DocumentOutcome, type DocumentRefusal, type HttpDocument } from '../runtime/http-document.ts';
+import { type HttpsRefusal, openHttpsServer, type ServerCredentials } from '../runtime/https-serve.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Task } from '../runtime/tasks.ts';
@@ -48,7 +48,8 @@ export async function openPages(parts: PagesParts): Promise<Readonly<Record<stri
   if (endpoint !== undefined) {
     const { profile } = endpoint;
     const page = bundlePage(bundle, endpoint.refresh_hint / 1000);
-    const credentials = profile.type === 'https_web' ? await filesOf('bundle', profile, parts, tasks) : mapWatch(identity, credentialsOf);
+    const isWeb = profile.type === 'https_web';
+    const credentials = isWeb ? await filesOf('bundle', profile, parts, tasks) : mapWatch(identity, credentialsOf);
     await openPage('bundle', { ...parts, ...endpoint, credentials, find: (path) => page(path), observer }, tasks);
   }
   if (config.oidc !== undefined) {
@@ -86,20 +87,27 @@ async function openPage(name: PageName, parts: PageParts, tasks: Record<string, 
   tasks[`${name} page`] = (stop) => server.run(stop);
 }
 
-async function filesOf(name: PageName, files: Files, parts: PagesParts, tasks: Record<string, Task>): Promise<Watch<ServerCredentials>> {
-  const { clock, log } = parts;
+async function filesOf(
+  name: PageName,
+  files: Files,
+  { clock, log }: PagesParts,
+  tasks: Record<string, Task>,
+): Promise<Watch<ServerCredentials>> {
   const followed = await openCredentialFiles({
     clock,
     certificateFile: files.certificate_file,
     keyFile: files.key_file,
     onProblem(error) {
+      const reason = error instanceof SpiffeError ? error.reason : 'internal';
       if (error === undefined) log.info('page.certificate-recovered', { name });
-      else log.error('page.certificate-failed', { name, reason: error instanceof SpiffeError ? error.reason : 'internal', error });
+      else log.error('page.certificate-failed', { name, reason, error });
     },
   });
   tasks[`${name} certificate`] = async (stop) => {
     const told = (async () => {
-      for await (const credentials of followed.credentials.values(stop)) log.info('page.certificate', { name, expiresAt: expiryOf(credentials) });
+      for await (const shown of followed.credentials.values(stop)) {
+        log.info('page.certificate', { name, expiresAt: expiryOf(shown) });
+      }
     })();
     await Promise.all([followed.run(stop), told]);
   };
@@ -108,25 +116,37 @@ async function filesOf(name: PageName, files: Files, parts: PagesParts, tasks: R
 
 function observePages({ clock, metrics }: PagesParts) {
   const endpoint: readonly PageName[] = ['bundle', 'oidc'];
-  const answers = metrics.counter({ name: 'steeple_server_pages_total', help: 'Answers of the bundle endpoint and of OpenID Connect Discovery', labels: { endpoint, outcome: ['sent', 'unchanged', 'refused'] } });
-  const refusals = metrics.counter({ name: 'steeple_server_page_connections_refused_total', help: 'Connections of the pages that were closed before a question', labels: { endpoint, reason: ['connections', 'address', 'rate', 'handshake'] } });
+  const answers = metrics.counter({
+    name: 'steeple_server_pages_total',
+    help: 'Answers of the bundle endpoint and of OpenID Connect Discovery',
+    labels: { endpoint, outcome: ['sent', 'unchanged', 'refused'] },
+  });
+  const refusals = metrics.counter({
+    name: 'steeple_server_page_connections_refused_total',
+    help: 'Connections of the pages that were closed before a question',
+    labels: { endpoint, reason: ['connections', 'address', 'rate', 'handshake'] },
+  });
   const shown = new Map<PageName, Watch<ServerCredentials | undefined>>();
   const expiry = (name: PageName) => (): number => {
     const credentials = shown.get(name)?.value;
     return credentials === undefined ? Number.NaN : (expiryOf(credentials) - clock.now()) / 1000;
   };
-  metrics.observedGauge({ name: 'steeple_server_bundle_page_expiry_seconds', help: "Until the bundle endpoint's certificate expires" }, expiry('bundle'));
-  metrics.observedGauge({ name: 'steeple_server_oidc_page_expiry_seconds', help: "Until the certificate of OpenID Connect Discovery expires" }, expiry('oidc'));
+  const gauge = (name: string, help: string, read: () => number): void => metrics.observedGauge({ name, help }, read);
+  gauge('steeple_server_bundle_page_expiry_seconds', "Until the bundle endpoint's certificate expires", expiry('bundle'));
+  gauge('steeple_server_oidc_page_expiry_seconds', 'Until the certificate of OpenID Connect Discovery expires', expiry('oidc'));
   return {
-    shows: (name: PageName, credentials: Watch<ServerCredentials | undefined>) => void shown.set(name, credentials),
-    answered: (name: PageName, outcome: 'sent' | 'unchanged' | 'refused') => answers.inc({ endpoint: name, outcome }),
-    refused: (name: PageName, reason: 'connections' | 'address' | 'rate' | 'handshake') => refusals.inc({ endpoint: name, reason }),
+    shows(name: PageName, credentials: Watch<ServerCredentials | undefined>): void {
+      shown.set(name, credentials);
+    },
+    answered: (name: PageName, outcome: DocumentOutcome) => answers.inc({ endpoint: name, outcome }),
+    refused: (name: PageName, reason: HttpsRefusal) => refusals.inc({ endpoint: name, reason }),
   };
 }
 
 function credentialsOf({ svid }: TlsIdentity): ServerCredentials | undefined {
   if (svid === undefined) return undefined;
-  return { certificate: formatPemCertificates(svid.chain), key: svid.privateKey.export({ type: 'pkcs8', format: 'pem' }).toString() };
+  const key = String(svid.privateKey.export({ type: 'pkcs8', format: 'pem' }));
+  return { certificate: formatPemCertificates(svid.chain), key };
 }
 
 /** Of the leaf, which comes first. */

@@ -79,7 +79,12 @@ export interface TestEndpoint extends AsyncDisposable {
 }
 
 /** A bundle is served as its document; anything else answers by itself. */
-export async function serveEndpoint(options: ServerOptions, answer: Bundle | RequestListener, host = '127.0.0.1'): Promise<TestEndpoint> {
+export async function serveEndpoint(
+  options: ServerOptions,
+  answer: Bundle | RequestListener,
+  host = '127.0.0.1',
+  wantedPort = 0,
+): Promise<TestEndpoint> {
   const asked: string[] = [];
   const open = new Set<Socket>();
   let connections = 0;
@@ -95,7 +100,7 @@ export async function serveEndpoint(options: ServerOptions, answer: Bundle | Req
     socket.on('error', () => undefined).on('close', () => open.delete(socket));
   });
   server.on('tlsClientError', () => undefined);
-  await new Promise<void>((resolve) => server.listen(0, host, resolve));
+  await new Promise<void>((resolve) => server.listen(wantedPort, host, resolve));
   const { port } = server.address() as AddressInfo;
   return {
     port,
