@@ -142,10 +142,10 @@ async function admit(options: DelegatedIdentityOptions, { connection: peer, meth
     return id;
   };
   const follow = async (): Promise<void> => {
-    for await (const { update, sent } of callerUpdates(options, { caller, svids: false }, stop.signal)) {
-      now = update;
+    for await (const next of callerUpdates(options, { caller, svids: false }, stop.signal)) {
+      now = next.update;
       first.resolve(authorized());
-      sent();
+      next.sent();
     }
   };
   follow().catch((error: unknown) => {

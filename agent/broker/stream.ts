@@ -40,10 +40,10 @@ export interface BrokeredStream<T> extends Pick<UpdateWanted, 'svids' | 'unregis
 export async function* brokered<T>(options: BrokeringOptions, subject: Subject, call: BrokeredCall, stream: BrokeredStream<T>): AsyncGenerator<T> {
   const { witness } = options;
   const delivered = new Map<string, HeldX509Svid>();
-  const { signal, unlink } = untilGone(subject, call.signal);
+  const present = untilGone(subject, call.signal);
   let last: T | undefined;
   try {
-    for await (const next of callerUpdates(options, { ...stream, caller: subject }, signal)) {
+    for await (const next of callerUpdates(options, { ...stream, caller: subject }, present.signal)) {
       const update = stream.narrow(next);
       if (update === undefined) continue;
       if (last === undefined) witness.matched(subject, { ...next, update });
@@ -60,7 +60,7 @@ export async function* brokered<T>(options: BrokeringOptions, subject: Subject, 
   } catch (caught) {
     throw refused(witness, subject, call, caught);
   } finally {
-    unlink();
+    present.unlink();
     subject.release();
     witness.closed(subject, call.method);
   }
@@ -76,12 +76,12 @@ export async function brokeredOnce<T>(
   call: BrokeredCall,
   once: Pick<BrokeredStream<unknown>, 'narrow'> & { readonly answer: (update: WorkloadUpdate, signal: AbortSignal) => Promise<T> },
 ): Promise<T> {
-  const { signal, unlink } = untilGone(subject, call.signal);
+  const present = untilGone(subject, call.signal);
   try {
-    for await (const next of callerUpdates(options, { caller: subject, svids: false }, signal)) {
+    for await (const next of callerUpdates(options, { caller: subject, svids: false }, present.signal)) {
       const update = once.narrow(next);
       if (update === undefined) continue;
-      const answer = await once.answer(update, signal);
+      const answer = await once.answer(update, present.signal);
       subject.requireStill();
       return answer;
     }
@@ -89,7 +89,7 @@ export async function brokeredOnce<T>(
   } catch (caught) {
     throw refused(options.witness, subject, call, caught);
   } finally {
-    unlink();
+    present.unlink();
     subject.release();
   }
 }

@@ -16,7 +16,7 @@ import { parseSpiffeId } from '../../spiffe/id.ts';
 /** `pid:4711`, `pod:namespace/name`, `uid:…`, or nothing at all. */
 export function referenceOf(text: string): WorkloadReference {
   const messages = loadMessages('spiffe.broker.KubernetesObjectReference', 'spiffe.broker.WorkloadPIDReference');
-  const [kind = '', rest = ''] = [text.slice(0, text.indexOf(':')), text.slice(text.indexOf(':') + 1)];
+  const [kind, rest] = [text.slice(0, text.indexOf(':')), text.slice(text.indexOf(':') + 1)];
   if (kind === 'pid') {
     const value = messages['spiffe.broker.WorkloadPIDReference'].serialize({ pid: Number(rest) });
     return { reference: { type_url: 'type.googleapis.com/spiffe.broker.WorkloadPIDReference', value } };
