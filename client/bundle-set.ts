@@ -21,8 +21,14 @@ export interface JwtBundleSource {
   jwtBundleFor(trustDomain: TrustDomain): readonly JwtAuthority[] | undefined;
 }
 
+/** Knows who may sign WIT-SVIDs of which trust domain. */
+export interface WitBundleSource {
+  /** `undefined` when the trust domain is not trusted. */
+  witBundleFor(trustDomain: TrustDomain): readonly JwtAuthority[] | undefined;
+}
+
 /** Bundles by trust domain, exchanged one by one; what it gives out is never changed. */
-export interface BundleSet extends X509BundleSource, JwtBundleSource {
+export interface BundleSet extends X509BundleSource, JwtBundleSource, WitBundleSource {
   bundleFor(trustDomain: TrustDomain): Bundle | undefined;
   /** In the order they were first set. */
   readonly bundles: readonly Bundle[];
@@ -39,6 +45,7 @@ export function createBundleSet(...bundles: readonly Bundle[]): BundleSet {
     bundleFor: (trustDomain) => held.get(trustDomain),
     x509BundleFor: (trustDomain) => x509AuthoritiesOf(held.get(trustDomain)),
     jwtBundleFor: (trustDomain) => held.get(trustDomain)?.jwtAuthorities,
+    witBundleFor: (trustDomain) => held.get(trustDomain)?.witAuthorities,
     get bundles() {
       return [...held.values()];
     },

@@ -34,6 +34,7 @@ export {
   type X509Authority,
 } from '../spiffe/bundle.ts';
 export type { JwtSvid, JwtSvidStatement } from '../spiffe/jwt-svid.ts';
+export type { Confirmation, WitStatement, WitSvid } from '../spiffe/wit-svid.ts';
 export type { X509Svid } from '../spiffe/x509-svid.ts';
 export type { BackoffPolicy } from '../runtime/backoff.ts';
 export { type Clock, systemClock } from '../runtime/clock.ts';
@@ -76,6 +77,7 @@ export {
   parseJwtBundle,
   parseX509Bundle,
   parseX509BundleDer,
+  type WitBundleSource,
   type X509BundleSource,
 } from './bundle-set.ts';
 export { BundleSource } from './bundle-source.ts';
@@ -84,7 +86,7 @@ export { type FixedIdentity, type FixedX509Source, fixedX509Source } from './fix
 export { pickHint, type SourceOptions } from './follow.ts';
 export { JwtSource, type JwtSourceOptions } from './jwt-source.ts';
 export { parseJwtSvidInsecure, validateJwtSvid, type ValidateJwtSvidOptions } from './jwt-svid.ts';
-export type { JwtBundles, ValidatedToken, X509Bundles, X509Context } from './messages.ts';
+export type { JwtBundles, ValidatedToken, WitBundles, X509Bundles, X509Context } from './messages.ts';
 export {
   connectTls,
   type NodeTlsClientOptions,
@@ -110,11 +112,23 @@ export { connectHttp2, createHttp2Server } from './http2.ts';
 export { fetchDispatcher, spiffeFetch, undiciConnector, type UndiciConnector, type UndiciTarget } from './undici.ts';
 export { grpcChannelCredentials, type GrpcCall, type GrpcModule, grpcPeer, grpcServerCredentials } from './grpc.ts';
 export {
+  createWitVerifier,
+  witHeaders,
+  type WitHeaders,
+  type WitHeadersOptions,
+  type WitHttpRequest,
+  witRefusal,
+  type WitVerifier,
+  type WitVerifierOptions,
+} from './wit-request.ts';
+export { WitSource, type WitSourceOptions } from './wit-source.ts';
+export {
   type CallOptions,
   type Diagnostic,
   diagnosticsChannel,
   type JwtRequest,
   type WatchOptions,
+  type WitRequest,
   WorkloadApi,
   type WorkloadApiOptions,
 } from './workload-api.ts';

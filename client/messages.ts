@@ -6,13 +6,16 @@ import type { SpiffeWorkloadAPIDefinition } from '../proto/gen/SpiffeWorkloadAPI
 import type { JWTBundlesResponse__Output } from '../proto/gen/JWTBundlesResponse.ts';
 import type { JWTSVIDResponse__Output } from '../proto/gen/JWTSVIDResponse.ts';
 import type { ValidateJWTSVIDResponse__Output } from '../proto/gen/ValidateJWTSVIDResponse.ts';
+import type { WITBundlesResponse__Output } from '../proto/gen/WITBundlesResponse.ts';
+import type { WITSVIDResponse__Output } from '../proto/gen/WITSVIDResponse.ts';
 import type { X509BundlesResponse__Output } from '../proto/gen/X509BundlesResponse.ts';
 import type { X509SVIDResponse__Output } from '../proto/gen/X509SVIDResponse.ts';
 import type { JwtAuthority } from '../spiffe/bundle.ts';
-import { parseJwks } from '../spiffe/bundle-document.ts';
+import { parseJwks, parseWitJwks } from '../spiffe/bundle-document.ts';
 import { SpiffeError } from '../spiffe/errors.ts';
 import { parseSpiffeId, pathOf, type SpiffeId, type TrustDomain, trustDomainOf } from '../spiffe/id.ts';
 import { type JwtSvid, parseJwtSvid } from '../spiffe/jwt-svid.ts';
+import { receiveWitSvid, type WitSvid } from '../spiffe/wit-svid.ts';
 import { splitCertificates } from '../spiffe/x509/certificate.ts';
 import { parseX509Svid, type X509Svid } from '../spiffe/x509-svid.ts';
 
@@ -26,6 +29,8 @@ export function workloadService(): WorkloadService {
 /** X.509 authorities of a trust domain, one DER certificate each. Maps of them hold the own domain and federated ones. */
 export type X509Bundles = ReadonlyMap<TrustDomain, readonly Uint8Array[]>;
 export type JwtBundles = ReadonlyMap<TrustDomain, readonly JwtAuthority[]>;
+/** WIT authorities, which sign nothing else. */
+export type WitBundles = ReadonlyMap<TrustDomain, readonly JwtAuthority[]>;
 
 /** All that one message grants: complete, never a difference [Workload API 4.3]. */
 export interface X509Context {
@@ -93,6 +98,32 @@ export function jwtSvidsFromMessage(message: JWTSVIDResponse__Output, audience: 
     // [Workload API 6.2.1]; empty names name nobody.
     if (!audience.every((name) => name === '' || svid.audience.includes(name))) throw malformed('a token is not for the audience it was asked for');
     // Of several with one hint the first counts.
+    if (item.hint !== '' && hints.has(item.hint)) continue;
+    hints.add(item.hint);
+    svids.push(svid);
+  }
+  return Object.freeze(svids);
+}
+
+/** @throws invalid `workload.message.*`, and as `parseWitJwks` */
+export function witBundlesFromMessage(message: WITBundlesResponse__Output): WitBundles {
+  const entries = Object.entries(message.bundles);
+  if (entries.length === 0) throw malformed('the response holds no bundle');
+  return new Map(entries.map(([key, jwks]) => [bundleKey(key), parseWitJwks(jwks)]));
+}
+
+/**
+ * Tokens with their keys, the default identity's first.
+ * @throws invalid `workload.message.*`, and as `receiveWitSvid`
+ */
+export function witSvidsFromMessage(message: WITSVIDResponse__Output): readonly WitSvid[] {
+  if (message.svids.length === 0) throw malformed('the response holds no SVID');
+  const hints = new Set<string>();
+  const svids: WitSvid[] = [];
+  for (const item of message.svids) {
+    const svid = receiveWitSvid(item.wit_svid, item.wit_svid_key, item.hint);
+    if (svid.spiffeId !== item.spiffe_id) throw malformed('a token is not for the identity it is given as');
+    // Of several with one hint the first counts [Workload API 7.2.1].
     if (item.hint !== '' && hints.has(item.hint)) continue;
     hints.add(item.hint);
     svids.push(svid);

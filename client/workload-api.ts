@@ -10,6 +10,7 @@ import { createRpcClient, type RpcClient, type RpcMethod } from '../runtime/rpc/
 import { SpiffeError } from '../spiffe/errors.ts';
 import type { SpiffeId } from '../spiffe/id.ts';
 import type { JwtSvid } from '../spiffe/jwt-svid.ts';
+import type { WitSvid } from '../spiffe/wit-svid.ts';
 import type { X509Svid } from '../spiffe/x509-svid.ts';
 import { workloadEndpoint } from './endpoint.ts';
 import {
@@ -18,6 +19,9 @@ import {
   jwtSvidsFromMessage,
   type ValidatedToken,
   validatedFromMessage,
+  type WitBundles,
+  witBundlesFromMessage,
+  witSvidsFromMessage,
   workloadService,
   type WorkloadService,
   type X509Bundles,
@@ -72,6 +76,11 @@ export interface CallOptions {
 export interface JwtRequest {
   /** Who the token is for; at least one. */
   readonly audience: string | readonly string[];
+  /** One of the workload's identities; all of them when absent. */
+  readonly spiffeId?: SpiffeId;
+}
+
+export interface WitRequest {
   /** One of the workload's identities; all of them when absent. */
   readonly spiffeId?: SpiffeId;
 }
@@ -131,6 +140,21 @@ export class WorkloadApi implements Disposable {
     return jwtSvidsFromMessage(await this.#client.unary(this.#service.FetchJWTSVID, message, { ...options, headers }), audience);
   }
 
+  /** A WIT-SVID of the default identity, or of the one that was asked for. @throws unsupported where the agent serves none */
+  async fetchWitSvid(request: WitRequest = {}, options: CallOptions = {}): Promise<WitSvid> {
+    return firstOf(await this.fetchWitSvids(request, options));
+  }
+
+  /** As `fetchWitSvid`, one for each identity; never empty. */
+  fetchWitSvids(request: WitRequest = {}, options: CallOptions = {}): Promise<readonly WitSvid[]> {
+    return this.#first(this.#service.FetchWITSVID, witSvidsFromMessage, options, witMessage(request));
+  }
+
+  /** WIT authorities of one's own trust domain and of federated ones. @throws unsupported where the agent serves none */
+  fetchWitBundles(options: CallOptions = {}): Promise<WitBundles> {
+    return this.#first(this.#service.FetchWITBundles, witBundlesFromMessage, options);
+  }
+
   /** Has the agent check a token that somebody presented. @throws invalid when it does not hold */
   async validateJwtSvid(token: string, audience: string, options: CallOptions = {}): Promise<ValidatedToken> {
     const message = { svid: token, audience };
@@ -156,6 +180,16 @@ export class WorkloadApi implements Disposable {
     return this.#watch(this.#service.FetchJWTBundles, jwtBundlesFromMessage, signal, options);
   }
 
+  /** As `watchX509Context`; of one identity alone when it is asked for. */
+  watchWitSvids(signal: AbortSignal, options: WatchOptions & WitRequest = {}): AsyncIterableIterator<readonly WitSvid[]> {
+    return this.#watch(this.#service.FetchWITSVID, witSvidsFromMessage, signal, options, witMessage(options));
+  }
+
+  /** As `watchX509Context`. */
+  watchWitBundles(signal: AbortSignal, options: WatchOptions = {}): AsyncIterableIterator<WitBundles> {
+    return this.#watch(this.#service.FetchWITBundles, witBundlesFromMessage, signal, options);
+  }
+
   /** Ends calls and watches in flight. */
   close(): void {
     this.#client.close();
@@ -165,8 +199,8 @@ export class WorkloadApi implements Disposable {
     this.close();
   }
 
-  async #first<Res, T>(method: RpcMethod<object, Res>, read: (message: Res) => T, options: CallOptions): Promise<T> {
-    const stream = this.#client.serverStream(method, {}, { deadlineMs: 30_000, ...options, headers });
+  async #first<Res, T>(method: RpcMethod<object, Res>, read: (message: Res) => T, options: CallOptions, request: object = {}): Promise<T> {
+    const stream = this.#client.serverStream(method, request, { deadlineMs: 30_000, ...options, headers });
     for await (const message of stream) return read(message);
     throw new SpiffeError('unavailable', 'workload.stream.empty', 'the agent ended the stream without an answer');
   }
@@ -176,11 +210,12 @@ export class WorkloadApi implements Disposable {
     read: (message: Res) => T,
     signal: AbortSignal,
     options: WatchOptions,
+    request: object = {},
   ): AsyncIterableIterator<T> {
     let failures = 0;
     while (!signal.aborted) {
       try {
-        for await (const message of this.#client.serverStream(method, {}, { signal, headers })) {
+        for await (const message of this.#client.serverStream(method, request, { signal, headers })) {
           let update: T;
           try {
             update = read(message);
@@ -205,6 +240,10 @@ export class WorkloadApi implements Disposable {
       await this.clock.sleep(backoffMs(failures, this.#random(), this.#backoff), signal).catch(() => undefined);
     }
   }
+}
+
+function witMessage({ spiffeId }: WitRequest): object {
+  return { spiffe_id: spiffeId ?? '' };
 }
 
 /** Messages without one were refused before. */

@@ -4,10 +4,16 @@ import {
   jwtBundlesFromMessage,
   jwtSvidsFromMessage,
   validatedFromMessage,
+  witBundlesFromMessage,
+  witSvidsFromMessage,
   workloadService,
   x509BundlesFromMessage,
   x509ContextFromMessage,
 } from '../../client/messages.ts';
+import { createFakeAuthority } from '../../client/testing/authority.ts';
+import type { WITSVID } from '../../proto/gen/WITSVID.ts';
+import { formatWitJwks } from '../../spiffe/bundle-document.ts';
+import { formatPrivateJwk } from '../../spiffe/wit-svid.ts';
 import { testAuthority } from '../help/agent-server.ts';
 import { ecPair } from '../help/forge.ts';
 import { granted, grantedSvid } from '../help/workload-api.ts';
@@ -113,6 +119,46 @@ describe('JWT-SVIDs', () => {
     expect(jwtSvidsFromMessage({ svids: [twice, twice] }, ['x', ''])).toHaveLength(1);
     // WLAPI-23
     expect(() => jwtSvidsFromMessage({ svids: [twice] }, ['x', 'y'])).toThrow(expect.objectContaining({ reason: 'workload.message.malformed' }));
+  });
+});
+
+describe('WIT-SVIDs', () => {
+  const fake = createFakeAuthority('example.org');
+  const item = (path: string, hint = ''): WITSVID => {
+    const { spiffeId, token, privateKey, algorithm } = fake.witSvid(path);
+    return { spiffe_id: spiffeId, wit_svid: token, wit_svid_key: formatPrivateJwk(privateKey, algorithm), hint };
+  };
+  const readWits = (svids: WITSVID[]) => {
+    const { responseSerialize, responseDeserialize } = service.FetchWITSVID;
+    return witSvidsFromMessage(responseDeserialize(responseSerialize({ svids })));
+  };
+
+  it('WLAPI-30, WLAPI-32: keep their order, keys and hints; WLAPI-13: of several with one hint, the first counts', () => {
+    const svids = readWits([item('/a', 'one'), item('/b', 'one'), item('/c'), item('/d')]);
+    expect(svids.map(({ spiffeId, hint }) => [spiffeId, hint])).toEqual([['spiffe://example.org/a', 'one'], ['spiffe://example.org/c', ''], ['spiffe://example.org/d', '']]);
+  });
+
+  it.each<[string, () => WITSVID[], string]>([
+    ['none', () => [], 'workload.message.malformed'],
+    ['one under another name', () => [{ ...item('/a'), spiffe_id: beta }], 'workload.message.malformed'],
+    ['one without a name', () => [{ ...item('/a'), spiffe_id: '' }], 'workload.message.malformed'],
+    ['WLAPI-11: one without a token', () => [{ ...item('/a'), wit_svid: '' }], 'jws.form'],
+    ['WLAPI-11: one without a key', () => [{ ...item('/a'), wit_svid_key: '' }], 'wit-svid.key'],
+    ['one with the key of another', () => [{ ...item('/a'), wit_svid_key: item('/a').wit_svid_key ?? '' }], 'wit-svid.key'],
+    ['T-12: a JWT-SVID', () => [{ ...item('/a'), wit_svid: fake.jwtSvid('/a', ['x']).token }], 'wit-svid.typ'],
+  ])('%s: refused whole', (_, svids, reason) => {
+    expect(() => readWits([item('/good'), ...svids()].slice(svids().length === 0 ? 1 : 0))).toThrow(expect.objectContaining({ kind: 'invalid', reason }) as Error);
+  });
+
+  it('WLAPI-31: bundles are texts by trust domain ID', () => {
+    const bundles = { 'spiffe://example.org': formatWitJwks(fake.bundle) };
+    const { responseSerialize, responseDeserialize } = service.FetchWITBundles;
+    const received = (message: object) => witBundlesFromMessage(responseDeserialize(responseSerialize(message)));
+    const keyIds = fake.bundle.witAuthorities.map(({ keyId }) => keyId);
+    expect([...received({ bundles })].map(([name, keys]) => [name, keys.map(({ keyId }) => keyId)])).toEqual([['example.org', keyIds]]);
+    for (const wrong of [{}, { bundles: { 'example.org': '{"keys":[]}' } }, { bundles: { 'spiffe://example.org/a': '{"keys":[]}' } }, { bundles: { 'spiffe://example.org': '' } }]) {
+      expect(() => received(wrong)).toThrow(expect.objectContaining({ kind: 'invalid' }) as Error);
+    }
   });
 });
 
