@@ -28,7 +28,7 @@ export const fetchSection = section({
   allow_addresses: z.array(subnet).max(256).default([]),
   /** PEM of the authorities of `https_web`; the machine's own when absent. */
   web_ca: absolutePath().optional(),
-});
+}).refine(({ shortest, longest }) => shortest <= longest, { path: ['shortest'], message: 'must not be more than longest' });
 
 export type FetchConfig = z.output<typeof fetchSection>;
 

@@ -48,7 +48,7 @@ export function observeFederation(clock: Clock, log: Logger, metrics: Metrics, v
       const changed = before === undefined || !bundleEquals(before, bundle);
       refreshes.inc({ outcome: changed ? 'changed' : 'unchanged' });
       const fields = { trustDomain, bundle: bundle.sequence.toString(), outcome: changed ? 'changed' : 'unchanged', ms: Math.round(ms) };
-      const isEmpty = bundle.x509Authorities.length === 0 && bundle.jwtAuthorities.length === 0;
+      const isEmpty = [bundle.x509Authorities, bundle.jwtAuthorities, bundle.witAuthorities].every((kind) => kind.length === 0);
       // Its publisher revoked everything, which is rare and stops everything.
       if (changed && isEmpty) log.warn('federation.revoked', fields);
       else log.info('federation.fetched', fields);

@@ -82,7 +82,8 @@ export function createRefresher(options: RefresherOptions): Refresher {
   const add = (relationship: RelationshipRecord): void => {
     const { refreshedAt } = relationship;
     const item: Item = { relationship, refreshedAt, attemptedAt: undefined, failures: 0, reason: '', nextAt: clock.now(), running: undefined };
-    if (refreshedAt !== undefined) item.nextAt = planned(item, refreshedAt);
+    // An instant to come was written by a clock that went wrong.
+    if (refreshedAt !== undefined) item.nextAt = planned(item, Math.min(refreshedAt, clock.now()));
     items.set(relationship.trustDomain, item);
   };
   const drop = (trustDomain: TrustDomain): void => {

@@ -31,6 +31,8 @@ attestors:
   - { type: azure_imds, tenants: [{ tenant_id: t, subscriptions: [s] }], root_ca_path: /root.pem, intermediate_ca_path: /between.pem }
 `;
 
+const federated = "federation: { fetch: { shortest: 5s, allow_addresses: ['127.0.0.1', 'fd00::/8'] } }\n";
+
 describe('defaults', () => {
   it('are those of the documentation, with a trust domain alone', () => {
     const config = parseServerConfig(least);
@@ -45,7 +47,8 @@ describe('defaults', () => {
   });
 
   it('are printed in a form that can be read back as the same', () => {
-    const config = parseServerConfig(`${least}svids: { x509_ttl: 90s, jwt_ttl: 1500ms }\nauthorities: { absence: 0s }\n${everyAttestor}`);
+    const config = parseServerConfig(`${least}svids: { x509_ttl: 90s, jwt_ttl: 1500ms }\nauthorities: { absence: 0s }\n${everyAttestor}${federated}`);
+    expect(config.federation.fetch).toMatchObject({ shortest: 5_000, longest: 86_400_000, private_addresses: true, allow_addresses: ['127.0.0.1', 'fd00::/8'] });
     expect(parseServerConfig(formatServerConfig(config))).toEqual(config);
   });
 });
@@ -80,6 +83,9 @@ colour: blue
     ['a key set and where to ask for it', 'attestors: [{ type: oidc_ci, trusts: [{ name: a, issuer: https://a, audience: a, subject: s, jwks_file: /j, jwks_host: b }] }]', 'attestors[0].trusts[0].jwks_file'],
     ['a cloud account that nobody named', 'attestors: [{ type: aws_iid, account_allow_list: [], certificates: [{ path: /a, regions: [r] }] }]', 'attestors[0].account_allow_list'],
     ['x509pop without authorities', 'attestors: [{ type: x509pop }]', 'attestors[0].ca_bundle'],
+    ['bundles fetched more often than seldom', 'federation: { fetch: { shortest: 2h, longest: 1h } }', 'federation.fetch.shortest'],
+    ['bundles fetched without a pause', 'federation: { fetch: { shortest: 0s } }', 'federation.fetch.shortest'],
+    ['an address that is none', 'federation: { fetch: { allow_addresses: [localhost] } }', 'federation.fetch.allow_addresses[0]'],
     ['keys of another type', 'keys: { type: memory, directory: /k }', 'keys.directory'],
     ['an authority too short to rotate', 'authorities: { x509: { ttl: 1s } }', 'authorities.x509.ttl'],
   ])('%s', (_, text, path) => {

@@ -14,7 +14,7 @@ beforeEach(async () => {
     rpcService(definition, {
       async Explain({ pid }: ExplainRequest__Output) {
         if (pid > 8) throw new SpiffeError('missing', 'admin.no-process', 'there is no such process');
-        const matches = pid === 7 ? [{ entry_id: 'e1', spiffe_id: 'spiffe://example.org/a', missing_selectors: [], strength: 2, strength_reason: 'a user and a path' }] : [];
+        const matches = pid === 7 ? [{ entry_id: 'e1', spiffe_id: 'spiffe://example.org/a', missing_selectors: [], strength: 2, strength_reason: 'a user and a path', pending_bundles: ['far.example'] }] : [];
         return {
           attestors: [{ name: 'unix', ms: 1.25, selectors: ['unix:uid:0', 'unix:path:/bin/\u001b[31mx'], reason: '' }, { name: 'docker', ms: 250, selectors: [], reason: 'attest.timeout' }],
           selectors: ['unix:uid:0'],
@@ -37,6 +37,7 @@ it('tells what was seen, what matches and what is missing', async () => {
       '  unix:path:/bin/\\u001b[31mx',
       'attestor docker: attest.timeout in 250.0 ms',
       'gets spiffe://example.org/a by entry e1, strength 2: a user and a path',
+      '  pending: the bundle of far.example has not come yet',
       'lacks for spiffe://example.org/b (entry e2):',
       '  unix:gid:5',
       '',

@@ -69,5 +69,6 @@ describe('status', () => {
     const { operatorApi, store } = await openApiWorld();
     const status = await unary(service.GetStatus, operatorApi.GetStatus, {});
     expect(status).toMatchObject({ trust_domain: 'example.org', epoch: store.position.epoch, revision: String(store.position.revision), unmet_conditions: [] });
+    expect(status).toMatchObject({ relationships: '3', relationships_failing: '2', relationships_pending: '1' });
   });
 });

@@ -198,6 +198,9 @@ describe('createRefresher', () => {
     world.setBundle(bundleOf(near, 1n, 600));
     world.web(far, now - 5 * minute);
     world.web(near, now - 60 * minute);
+    const ahead = parseTrustDomain('ahead.example');
+    world.setBundle(bundleOf(ahead, 1n, 600));
+    world.web(ahead, now + 365 * 24 * 60 * minute);
     world.endpoints.serve(urlOf(far), bundleOf(far, 1n, 600));
     world.endpoints.serve(urlOf(near), bundleOf(near, 1n, 600));
     world.start();
@@ -205,6 +208,11 @@ describe('createRefresher', () => {
     expect(world.endpoints.fetches).toEqual([urlOf(near)]);
     await world.clock.advance(5 * minute);
     expect(world.endpoints.fetches).toEqual([urlOf(near), urlOf(far)]);
+    // Written down by a clock that ran ahead.
+    await world.clock.advance(5 * minute - 1);
+    expect(world.endpoints.fetches).not.toContain(urlOf(ahead));
+    await world.clock.advance(1);
+    expect(world.endpoints.fetches).toContain(urlOf(ahead));
   });
 
   it('FED-28: an ended relationship is not asked again, and what is under way is ended', async () => {

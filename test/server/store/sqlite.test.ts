@@ -142,6 +142,23 @@ describe('opening', () => {
     });
   });
 
+  test('a store from before relationships gets a place for them, and keeps what it has', async () => {
+    const path = await storePath();
+    const store = await openSqliteStore({ path, trustDomain: exampleOrg, clock });
+    const bundle = composeBundle({ ...emptyBundle(parseTrustDomain('partner.org')), refreshHintSeconds: 7, sequence: 3n });
+    await store.writeBundle(bundle, 'set', scope);
+    const { position } = store;
+    await store.close();
+    const database = new DatabaseSync(path);
+    database.exec(`DROP TABLE relationship; DELETE FROM counter WHERE name = 'relationship'; ALTER TABLE bundle DROP COLUMN wit_authorities;
+      UPDATE meta SET value = '1' WHERE name = 'schema_version'`);
+    database.close();
+    const again = await openTestStore({ path });
+    expect([await again.loadBundles(), await again.loadRelationships(), again.position]).toEqual([[bundle], [], position]);
+    const relationship = { trustDomain: bundle.trustDomain, endpointUrl: 'https://partner.org/', profile: { type: 'https_web' } } as const;
+    expect(await again.createRelationship(relationship, undefined, scope)).toMatchObject({ row: 1 });
+  });
+
   test('a store from before WIT authorities gets a place for them, and keeps what it has', async () => {
     const path = await storePath();
     const store = await openSqliteStore({ path, trustDomain: exampleOrg, clock });
