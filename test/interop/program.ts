@@ -11,25 +11,27 @@ import { fileURLToPath } from 'node:url';
 /** One line of the program's output. */
 export type ProgramLine = Readonly<Record<string, unknown>> & { readonly event: string; readonly at: number };
 
-const sources = path.join(path.dirname(fileURLToPath(import.meta.url)), 'go');
+const here = path.dirname(fileURLToPath(import.meta.url));
 const version = spawnSync('go', ['version'], { encoding: 'utf8' });
 
 /** Why tests that need Go are skipped; `undefined` when they are not. */
 export const withoutGo: string | undefined =
   version.status === 0 || process.env['CI'] !== undefined ? undefined : 'skipped: no `go` on PATH';
 
-let built: string | undefined;
+const programs = new Map<string, string>();
 
-/** Path of the program. Throws when it cannot be built, also because there is no Go. */
-export function buildProgram(): string {
+/** Path of the program from this folder's sources. Throws when it cannot be built, also because there is no Go. */
+export function buildProgram(sources: 'go' | 'oidc' = 'go'): string {
+  let built = programs.get(sources);
   if (built === undefined) {
     const folder = mkdtempSync(path.join(tmpdir(), 'steeple-interop-'));
     process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
     const target = path.join(folder, 'interop');
     // Static, so that it is all that a container needs.
-    const build = spawnSync('go', ['build', '-o', target, '.'], { cwd: sources, encoding: 'utf8', env: { ...process.env, CGO_ENABLED: '0' } });
+    const build = spawnSync('go', ['build', '-o', target, '.'], { cwd: path.join(here, sources), encoding: 'utf8', env: { ...process.env, CGO_ENABLED: '0' } });
     if (build.status !== 0) throw new Error(`go build failed: ${build.error?.message ?? build.stderr}`);
     built = target;
+    programs.set(sources, built);
   }
   return built;
 }
