@@ -13,13 +13,13 @@ import type { HeldJwtSvid } from '../svids/held.ts';
 import type { Caller } from '../workload/caller.ts';
 import { requireSame } from '../workload/same-process.ts';
 import { callerUpdates, noIdentity, type CallerUpdate } from '../workload/updates.ts';
-import { converse, createRecord, type ConversationParts } from './conversation.ts';
-import { createDelta } from './delta.ts';
+import { converse, createRecord, type Asked, type ConversationParts } from './conversation.ts';
+import { createDelta, type DeltaRequest } from './delta.ts';
 import { checkNames, type Secret } from './dialect.ts';
 import { deltaResponse, readDeltaRequest, readNode, readSecretRequest, secretResponse } from './messages.ts';
 import { meaningsOf, type Selection } from './names.ts';
 import { secretsOf } from './secrets.ts';
-import { createStateOfTheWorld, versionOf } from './state-of-the-world.ts';
+import { createStateOfTheWorld, versionOf, type SecretRequest } from './state-of-the-world.ts';
 import { checkTokens, type TokenMeaning } from './tokens.ts';
 import { validatorFor } from './validator.ts';
 
@@ -30,18 +30,6 @@ const mostNamesTold = 8;
 
 export function secretDiscovery(parts: ConversationParts): ServiceHandlers<SecretDiscoveryServiceDefinition, Caller> {
   const { witness } = parts;
-
-  /** Runs one call, and records how it was refused or that its stream is over. */
-  async function* witnessed<T, U>(call: Call, stream: AsyncIterable<T>, compose: (item: T) => U): AsyncGenerator<U> {
-    try {
-      for await (const item of stream) yield compose(item);
-    } catch (error) {
-      if (!call.signal.aborted && error instanceof SpiffeError) witness.refused(call.connection, call.method, error);
-      throw error;
-    } finally {
-      witness.closed(call.connection, call.method);
-    }
-  }
 
   const fetch = async (message: DiscoveryRequest__Output, call: Call): Promise<DiscoveryResponse> => {
     const request = readSecretRequest(message);
@@ -97,9 +85,9 @@ export function secretDiscovery(parts: ConversationParts): ServiceHandlers<Secre
 
   return {
     StreamSecrets: (requests: AsyncIterable<DiscoveryRequest__Output>, call: Call) =>
-      witnessed(call, converse(parts, call.connection, mapped(requests, (message) => ({ request: readSecretRequest(message), node: readNode(message.node) })), createStateOfTheWorld(), call.signal), secretResponse),
+      converse(parts, call, requests, { dialect: createStateOfTheWorld(), read: readStreamed, compose: secretResponse }),
     DeltaSecrets: (requests: AsyncIterable<DeltaDiscoveryRequest__Output>, call: Call) =>
-      witnessed(call, converse(parts, call.connection, mapped(requests, (message) => ({ request: readDeltaRequest(message), node: readNode(message.node) })), createDelta(), call.signal), deltaResponse),
+      converse(parts, call, requests, { dialect: createDelta(), read: readDelta, compose: deltaResponse }),
     async FetchSecrets(request: DiscoveryRequest__Output, call: Call) {
       try {
         return await fetch(request, call);
@@ -111,6 +99,10 @@ export function secretDiscovery(parts: ConversationParts): ServiceHandlers<Secre
   };
 }
 
-async function* mapped<T, U>(items: AsyncIterable<T>, transform: (item: T) => U): AsyncGenerator<U> {
-  for await (const item of items) yield transform(item);
+function readStreamed(message: DiscoveryRequest__Output): Asked<SecretRequest> {
+  return { request: readSecretRequest(message), node: readNode(message.node) };
+}
+
+function readDelta(message: DeltaDiscoveryRequest__Output): Asked<DeltaRequest> {
+  return { request: readDeltaRequest(message), node: readNode(message.node) };
 }

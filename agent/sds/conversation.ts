@@ -4,10 +4,9 @@
  * what leaves is recorded.
  */
 import { SpiffeError } from '../../spiffe/errors.ts';
-import { linkedController } from '../../runtime/abort.ts';
 import type { Clock } from '../../runtime/clock.ts';
-import { createAlarm } from '../alarm.ts';
-import type { HeldX509Svid } from '../svids/held.ts';
+import type { CallContext } from '../../runtime/rpc/handlers.ts';
+import type { HeldJwtSvid, HeldX509Svid } from '../svids/held.ts';
 import type { Tokens } from '../svids/tokens.ts';
 import type { Witness } from '../workload/api.ts';
 import type { Caller } from '../workload/caller.ts';
@@ -15,8 +14,8 @@ import { requireSame } from '../workload/same-process.ts';
 import { callerUpdates, type CallerUpdate, type UpdatesOptions } from '../workload/updates.ts';
 import type { Dialect, Said } from './dialect.ts';
 import { secretsOf, type SecretParts } from './secrets.ts';
-import { openSlot } from './slot.ts';
-import { createStreamTokens } from './tokens.ts';
+import { createBell, openSlot } from './slot.ts';
+import { createStreamTokens, type StreamTokens, type TokenMeaning } from './tokens.ts';
 import { validatorFor, type ProxyNode, type Validator } from './validator.ts';
 
 /** What goes wrong at a proxy, or is asked for in vain; for the log and the metrics. */
@@ -47,77 +46,88 @@ export interface Asked<Request> {
   readonly node: ProxyNode | undefined;
 }
 
+/** One way of streaming, for one stream. */
+export interface Way<Message, Request, Response> {
+  readonly dialect: Dialect<Request>;
+  readonly read: (message: Message) => Asked<Request>;
+  readonly compose: (said: Said) => Response;
+}
+
 /** What a stream may ask in a burst, and every second from then on. */
 const burst = 1_000;
 const perSecond = 50;
 /** Between two tales of the same trouble with one stream. */
 const quietMs = 60_000;
 
-const finished = new Error('the stream is over');
-
 /**
  * Ends when the caller has said all it had to say and was answered.
- * @throws limited `sds.names|tokens|requests`, denied `peer.*`, and as `callerUpdates` and the requests do
+ * @throws limited `sds.names|tokens|requests`, denied `peer.*`, and as `callerUpdates` and `read` do
  */
-export async function* converse<Request>(
+export async function* converse<Message, Request, Response>(
   parts: ConversationParts,
-  caller: Caller,
-  requests: AsyncIterable<Asked<Request>>,
-  dialect: Dialect<Request>,
-  signal: AbortSignal,
-): AsyncGenerator<Said> {
-  const { clock } = parts;
-  const over = linkedController(signal);
-  const alarm = createAlarm(clock);
-  const ring = (): void => alarm.ring();
-  const tokens = createStreamTokens({ clock, tokens: parts.tokens, process: caller.process, signal: over.signal, ring });
+  { connection: caller, method, signal }: Pick<CallContext<Caller>, 'connection' | 'method' | 'signal'>,
+  messages: AsyncIterable<Message>,
+  { dialect, read, compose }: Way<Message, Request, Response>,
+): AsyncGenerator<Response> {
+  const { clock, witness } = parts;
+  const bell = createBell(clock, signal);
   const pace = createPace(clock);
-  const trouble = createTrouble(parts, caller);
-  const record = createRecord(parts.witness, caller);
-  const asked = openSlot(requests, ring);
-  const updates = openSlot(callerUpdates(parts, { caller, svids: false, unregistered: parts.bundlesForAll }, over.signal), ring);
+  let trouble: Trouble | undefined;
+  const record = createRecord(witness, caller);
+  const asked = openSlot(messages, bell.ring);
+  const updates = openSlot(callerUpdates(parts, { caller, svids: false, unregistered: parts.bundlesForAll }, signal), bell.ring);
+  // Few streams have any.
+  let tokens: StreamTokens | undefined;
+  const token = (meaning: TokenMeaning): HeldJwtSvid | undefined => {
+    tokens ??= createStreamTokens({ clock, tokens: parts.tokens, process: caller.process, signal, ring: bell.ring });
+    return tokens.look(meaning);
+  };
   let node: ProxyNode | undefined;
   let newest: CallerUpdate | undefined;
   try {
     for (;;) {
-      const ask = asked.take();
-      if (ask !== undefined) {
+      const message = asked.take();
+      if (message !== undefined) {
         pace.step();
+        const ask = read(message);
         node = ask.node ?? node;
         const complaint = dialect.take(ask.request);
-        if (complaint !== undefined) trouble.rejected(complaint);
+        if (complaint !== undefined) (trouble ??= createTrouble(parts, caller)).rejected(complaint);
       }
       const update = updates.take();
       if (update !== undefined) {
         newest = update;
         record.came(update);
-        tokens.recheck();
+        tokens?.recheck();
       }
       const { selection } = dialect;
       if (newest !== undefined && selection !== undefined) {
-        const validator = validatorFor(node, parts.validator);
-        const secrets = secretsOf(parts, { selection, update: newest.update, validator, token: (meaning) => tokens.look(meaning) });
-        tokens.prune();
-        trouble.unknown([...selection.names].filter((name) => !secrets.has(name)));
+        const secrets = secretsOf(parts, { selection, update: newest.update, validator: validatorFor(node, parts.validator), token });
+        tokens?.prune();
+        const unknown = [...selection.names].filter((name) => !secrets.has(name));
+        if (unknown.length > 0) trouble ??= createTrouble(parts, caller);
+        trouble?.unknown(unknown);
         const said = dialect.say(secrets);
         if (said !== undefined) {
           requireSame(caller.peer);
           // Before it leaves, so that nothing leaves unrecorded.
           record.sent(said);
-          yield said;
-          if (update !== undefined) parts.witness.updated(update.update.committedAt);
+          yield compose(said);
+          if (update !== undefined) witness.updated(update.update.committedAt);
         }
       }
       update?.sent();
-      if (ask !== undefined || update !== undefined) continue;
+      if (message !== undefined || update !== undefined) continue;
       if (asked.ended && (newest !== undefined || selection === undefined)) return;
-      await alarm.until(tokens.nextAt, over.signal);
+      await bell.wait(tokens?.nextAt);
     }
+  } catch (error) {
+    if (!signal.aborted && error instanceof SpiffeError) witness.refused(caller, method, error);
+    throw error;
   } finally {
-    over.abort(finished);
-    over.unlink();
     asked.close();
     updates.close();
+    witness.closed(caller, method);
   }
 }
 
@@ -165,7 +175,13 @@ function createPace(clock: Clock): { step(): void } {
   };
 }
 
-function createTrouble({ clock, observer }: ConversationParts, caller: Caller): { rejected(message: string): void; unknown(names: readonly string[]): void } {
+interface Trouble {
+  rejected(message: string): void;
+  unknown(names: readonly string[]): void;
+}
+
+/** Most streams have none. */
+function createTrouble({ clock, observer }: ConversationParts, caller: Caller): Trouble {
   let rejectedAt: number | undefined;
   let unknownAt: number | undefined;
   let unknown = '';

@@ -1,63 +1,97 @@
 /**
- * The newest item of a stream, held until it is taken; the next is asked for only then, so that whoever sends faster than
- * we answer is held back. Waiting is the taker's: it is rung when there is something to take.
+ * What a stream waits for: a bell that many ring and one hears, and the newest item of a source, held until it is taken.
+ * Both are light, because there are thousands of streams.
  */
+import { abortReason } from '../../runtime/abort.ts';
+import type { Clock } from '../../runtime/clock.ts';
+
+export interface Bell {
+  /** Ends the wait that is on, or the next one. */
+  ring(): void;
+  /** Waits for a ring, or for a wall-clock instant if there is one. Rejects with the signal's reason. */
+  wait(at: number | undefined): Promise<void>;
+}
+
+/** @param signal lives no longer than whoever waits */
+export function createBell(clock: Pick<Clock, 'sleepUntil'>, signal: AbortSignal): Bell {
+  let rung = false;
+  let wake: (() => void) | undefined;
+  const ring = (): void => {
+    rung = true;
+    wake?.();
+  };
+  signal.addEventListener('abort', ring, { once: true });
+  return {
+    ring,
+    async wait(at) {
+      if (!rung && !signal.aborted) {
+        const nap = at === undefined ? undefined : new AbortController();
+        const rang = new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+        if (at !== undefined && nap !== undefined) clock.sleepUntil(at, nap.signal).then(ring, () => undefined);
+        await rang;
+        wake = undefined;
+        nap?.abort();
+      }
+      rung = false;
+      if (signal.aborted) throw abortReason(signal);
+    },
+  };
+}
 
 export interface Slot<T> {
-  /** The item that came, once. @throws what the stream failed with, when nothing is left to take */
+  /** The item that came, once. @throws what the source failed with, when nothing is left to take */
   take(): T | undefined;
+  /** The source is at its end, so nothing is left to take. */
   readonly ended: boolean;
-  /** Takes no more; the stream is told to end. */
+  /** Takes no more; the source is told to end. */
   close(): void;
 }
 
-/** Starts reading at once. */
+/**
+ * Starts reading at once; the next item is asked for when the last was taken, so that whoever sends faster than we answer
+ * is held back.
+ */
 export function openSlot<T>(source: AsyncIterable<T>, ring: () => void): Slot<T> {
+  const items = source[Symbol.asyncIterator]();
   let held: { readonly item: T } | undefined;
   let failure: { readonly error: unknown } | undefined;
   let ended = false;
-  let closed = false;
-  let proceed: () => void = () => undefined;
 
-  const read = async (): Promise<void> => {
-    try {
-      for await (const item of source) {
-        if (closed) return;
-        held = { item };
+  // No async function: its frames and promises would be most of what a waiting stream takes.
+  const pull = (): void => {
+    items.next().then(
+      (step) => {
+        if (step.done === true) ended = true;
+        else held = { item: step.value };
         ring();
-        await new Promise<void>((resolve) => {
-          proceed = resolve;
-        });
-        // Closed while it waited.
-        if (isClosed()) return;
-      }
-    } catch (error) {
-      failure = { error };
-    } finally {
-      ended = true;
-      ring();
-    }
+      },
+      (error: unknown) => {
+        failure = { error };
+        ring();
+      },
+    );
   };
-  const isClosed = (): boolean => closed;
-  void read();
+  pull();
 
   return {
     take() {
       if (held !== undefined) {
         const { item } = held;
         held = undefined;
-        proceed();
+        pull();
         return item;
       }
       if (failure !== undefined) throw failure.error;
       return undefined;
     },
     get ended() {
-      return ended && held === undefined;
+      return ended;
     },
     close() {
-      closed = true;
-      proceed();
+      // One that is waiting hears of it when its own signal aborts.
+      items.return?.().catch(() => undefined);
     },
   };
 }

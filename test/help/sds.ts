@@ -137,13 +137,16 @@ export function sdsWorld(more: Partial<ConversationParts> = {}): SdsWorld {
     ...more,
   }) as unknown as Methods;
 
-  const call = (method: string): Call => {
+  const call = (method: string, signal = stop.signal): Call => {
     const attestation: Attestation = { selectors: new Set(['a:1', 'b:1'].map(parseSelector)), given: new Map(), reports: [], incomplete: false, pending: undefined, rechecks: [] };
     const caller: Caller = { peer, process: { pid: 7, startTime: '1', uid: 1, gid: 1, path: '' }, attested: async () => createWatch(attestation) };
-    return { signal: stop.signal, connection: caller, metadata: new Metadata(), method, requestId: '1', deadlineAt: undefined };
+    return { signal, connection: caller, metadata: new Metadata(), method, requestId: '1', deadlineAt: undefined };
   };
 
-  const open = <Request, Response>(answer: (requests: AsyncIterable<Request>) => AsyncGenerator<Response>): Stream<Request, Response> => {
+  const open = <Request, Response>(answer: (requests: AsyncIterable<Request>, signal: AbortSignal) => AsyncGenerator<Response>): Stream<Request, Response> => {
+    // As a server does it: aborted when the call is over, however it ended.
+    const over = new AbortController();
+    stop.signal.addEventListener('abort', () => over.abort(stop.signal.reason), { once: true });
     const queue: Request[] = [];
     let ended = false;
     let wake = (): void => undefined;
@@ -155,7 +158,13 @@ export function sdsWorld(more: Partial<ConversationParts> = {}): SdsWorld {
         else await new Promise<void>((resolve) => (wake = resolve));
       }
     })();
-    const responses = answer(requests);
+    const responses = (async function* () {
+      try {
+        yield* answer(requests, over.signal);
+      } finally {
+        over.abort(new Error('the call has ended'));
+      }
+    })();
     const failure = Promise.withResolvers<never>();
     failure.promise.catch(() => undefined);
     let coming: Promise<IteratorResult<Response>> | undefined;
@@ -218,8 +227,8 @@ export function sdsWorld(more: Partial<ConversationParts> = {}): SdsWorld {
     },
     bundleOf: (name, ...authorities) =>
       composeBundle({ ...emptyBundle(name), x509Authorities: (authorities.length === 0 ? [authority] : authorities).map(({ certificate }) => ({ certificate, tainted: false })) }),
-    stream: () => open((requests: AsyncIterable<DiscoveryRequest>) => methods.StreamSecrets(requestsOf(requests), call('/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets'))),
-    delta: () => open((requests: AsyncIterable<DeltaDiscoveryRequest>) => methods.DeltaSecrets(deltasOf(requests), call('/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets'))),
+    stream: () => open((requests: AsyncIterable<DiscoveryRequest>, signal) => methods.StreamSecrets(requestsOf(requests), call('/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets', signal))),
+    delta: () => open((requests: AsyncIterable<DeltaDiscoveryRequest>, signal) => methods.DeltaSecrets(deltasOf(requests), call('/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets', signal))),
     fetch: (request) => methods.FetchSecrets(requestOf(request), call('/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets')),
     close: () => stop.abort(new SpiffeError('unavailable', 'rpc.cancelled', 'the test is over')),
   };
