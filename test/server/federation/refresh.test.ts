@@ -52,7 +52,7 @@ function createWorld(options: Partial<RefresherOptions> = {}, turnsAfterCommit =
       if (before !== undefined && bundle.sequence < before.sequence) throw new SpiffeError('conflict', 'relationship.sequence-behind', 'behind');
       if (before !== undefined && bundleEquals(before, bundle)) return { status: 'unchanged', bundle, before };
       setBundle(bundle);
-      for (let turn = 0; turn < turnsAfterCommit; turn += 1) await undefined;
+      for (let turn = 0; turn < turnsAfterCommit; turn += 1) await Promise.resolve();
       return { status: 'changed', bundle, before };
     },
     recordAudit: async (recorded) => void events.push(...recorded),

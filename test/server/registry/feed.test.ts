@@ -92,6 +92,32 @@ describe('a stream', () => {
     await follower.stop();
   });
 
+  test('a bundle that is still to come by a relationship is told when it comes, also to who was away then', async () => {
+    const world = await openTestRegistry();
+    await world.admit('a');
+    await world.admit('b');
+    const relationship = { trustDomain: partner, endpointUrl: 'https://partner.example/', profile: { type: 'https_web' } } as const;
+    const follower = await started(world, 'a');
+    const bystander = await started(world, 'b');
+    await world.store.createRelationship(relationship, undefined, scope(world));
+    await world.store.createEntries([draftOf('/web', parent, ['a:1'], { federatesWith: [partner] })], scope(world));
+    await turns();
+    expect([...follower.entries.values()].map(({ federatesWith }) => federatesWith)).toEqual([[partner]]);
+    expect(follower.bundles.has(partner)).toBe(false);
+    await world.store.refreshBundle(relationship, composeBundle({ ...emptyBundle(partner), sequence: 1n }), scope(world));
+    await turns();
+    expect(follower.bundles.get(partner)?.sequence).toBe(1n);
+    await follower.stop();
+    await world.store.refreshBundle(relationship, composeBundle({ ...emptyBundle(partner), sequence: 2n }), scope(world));
+    follower.start();
+    await begun(follower);
+    expect(follower.bundles.get(partner)?.sequence).toBe(2n);
+    expect([follower.position?.revision, follower.items.filter(({ what }) => what === 'snapshot')]).toEqual([world.store.position.revision, expect.objectContaining({ length: 1 })]);
+    // Whom it does not concern hears nothing of it.
+    expect(changesIn(bystander.items)).toEqual([]);
+    await Promise.all([follower.stop(), bystander.stop()]);
+  });
+
   test('federated bundles come with the first entry that needs them and go with the last', async () => {
     const world = await openTestRegistry();
     await world.admit('a');
