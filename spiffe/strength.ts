@@ -19,7 +19,7 @@ export interface Strength {
 
 /**
  * - 0: nothing, or only what the workload may have written itself.
- * - 1: what much else may share: a user, a group, a path or digest without a user, a node that had a token.
+ * - 1: what much else may share: a user, a group, a path or digest without a user, files of a node, a node that had a token.
  * - 2: a user and what it runs; a unit, a pod, or a container by what its engine calls it; a node with a key of its own.
  * - 3: a user that is not root and the digest of a program which that user cannot write; or the container that the kernel
  *   names and the digest of its image.
@@ -44,6 +44,7 @@ type Proof =
   | 'not writable'
   | 'digest of the image of the container'
   | 'placed'
+  | 'files'
   | 'broad'
   | 'node with a key'
   | 'node with a token';
@@ -79,6 +80,8 @@ const proofs: readonly { readonly proof: Proof; readonly pattern: RegExp }[] = [
   // A user's manager and a login session hold whatever that user runs, and a slice whatever is in no unit.
   { proof: 'placed', pattern: /^systemd:id:(?!user@|session-).+(?<!\.slice)$/u },
   { proof: 'placed', pattern: /^systemd:fragment_path:\/(?!.*\/(?:user@\.service|session-[^/]*\.scope|[^/]*\.slice)$)/u },
+  // The agent's own configuration says so; what proves nothing is who reads the files.
+  { proof: 'files', pattern: valuesOf('delivery') },
   {
     proof: 'broad',
     pattern: valuesOf(
@@ -113,6 +116,7 @@ const rules: readonly Rule[] = [
   rule(1, 'a user alone, whatever it runs', 'user'),
   rule(1, 'a program that any user may run', 'digest'),
   rule(1, 'a path without a user, and any user may give a file of its own that path', 'path'),
+  rule(1, 'files of a node, and whoever may read them', 'files'),
   rule(1, 'what many processes share', 'broad'),
   rule(1, 'a node that had a token', 'node with a token'),
 ];

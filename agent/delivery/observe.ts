@@ -9,7 +9,7 @@ import type { DeliveryEvent } from './deliver.ts';
 export interface DeliveryObserver {
   readonly onEvent: (name: string, event: DeliveryEvent) => void;
   /** One line for each delivery that is not as it should be. */
-  problems(): readonly string[];
+  readonly problems: () => readonly string[];
 }
 
 export function observeDeliveries(names: readonly string[], { log, metrics }: { readonly log: Logger; readonly metrics: Metrics }): DeliveryObserver {

@@ -59,6 +59,7 @@ describe('G-35 strength', () => {
     [1, 'the file of a slice', ['systemd:fragment_path:/etc/systemd/system/web.slice']],
     [1, 'the file of every user’s manager', ['systemd:fragment_path:/usr/lib/systemd/system/user@.service']],
     [1, 'the file of a login session', ['systemd:fragment_path:/run/systemd/transient/session-3.scope']],
+    [1, 'files of a node', ['delivery:web']],
     [1, 'a node that had a token', ['join_token:abc']],
     [1, 'the alias of a node that had a token', ['spiffe_id:spiffe://td/spire/agent/join_token/abc']],
 
