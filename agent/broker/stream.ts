@@ -50,9 +50,10 @@ export async function* brokered<T>(options: BrokeringOptions, subject: Subject, 
       const message = stream.compose(update);
       if (last === undefined || !isDeepStrictEqual(message, last)) {
         subject.requireStill();
+        // First, so that nothing leaves unrecorded: whoever breaks the call off may have it by then.
+        if (stream.svids) recordSvids(witness, subject, update, delivered);
         yield message;
         last = message;
-        if (stream.svids) recordSvids(witness, subject, update, delivered);
         witness.updated(update.committedAt);
       }
       next.sent();
