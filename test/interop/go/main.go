@@ -24,21 +24,23 @@ import (
 type command func(ctx context.Context, args []string) error
 
 var commands = map[string]command{
-	"x509source":  x509Source,
-	"jwtsource":   jwtSource,
-	"bundles":     bundles,
-	"watch":       watch,
-	"validate":    validate,
-	"mtls-server": mtlsServer,
-	"mtls-client": mtlsClient,
-	"load":        load,
-	"pair":        pair,
-	"spawn":       spawn,
-	"spireload":   spireLoad,
-	"broker":      brokerCommand,
-	"contract":    contract,
-	"delegate":    delegateCommand,
-	"reflect":     reflectServices,
+	"x509source":   x509Source,
+	"jwtsource":    jwtSource,
+	"bundles":      bundles,
+	"watch":        watch,
+	"validate":     validate,
+	"mtls-server":  mtlsServer,
+	"mtls-client":  mtlsClient,
+	"load":         load,
+	"pair":         pair,
+	"spawn":        spawn,
+	"spireload":    spireLoad,
+	"broker":       brokerCommand,
+	"contract":     contract,
+	"fetch-bundle": fetchBundle,
+	"serve-bundle": serveBundle,
+	"delegate":     delegateCommand,
+	"reflect":      reflectServices,
 }
 
 func main() {
