@@ -24,6 +24,7 @@ export interface BundleEndpoint {
   readonly profile?: BundleEndpointProfile;
 }
 
+/** How a bundle endpoint is proved [Federation 5.2]. */
 export type BundleEndpointProfile =
   | {
       /** The URL's host, by authorities of the web. */
@@ -39,6 +40,7 @@ export type BundleEndpointProfile =
       readonly bundles: X509BundleSource;
     };
 
+/** Bounds of one fetch. */
 export interface FetchBundleOptions {
   readonly clock?: Clock;
   readonly signal?: AbortSignal;
@@ -63,6 +65,7 @@ export async function fetchBundle(endpoint: BundleEndpoint, options: FetchBundle
   return fetchOnce({ clock: systemClock, ...options, url, trustDomain, profile: fetchProfile(profile) });
 }
 
+/** Bounds of each fetch, and when the next one is due. */
 export interface WatchBundleOptions extends Omit<FetchBundleOptions, 'signal'> {
   /** Told why a fetch failed; what was fetched before stays in force. It must not throw. */
   readonly onError?: (error: SpiffeError) => void;
@@ -110,6 +113,7 @@ export async function* watchBundle(
   }
 }
 
+/** What `bundleHandler` serves. */
 export interface BundleHandlerOptions {
   /** What to serve now; `undefined` is answered with 503. Ask a `BundleSource`, or keep it in a variable. */
   readonly bundle: () => Bundle | undefined;

@@ -10,6 +10,7 @@ import type { TrustDomain } from '../spiffe/id.ts';
 import type { X509Svid } from '../spiffe/x509-svid.ts';
 import { x509AuthoritiesOf, type X509BundleSource } from './bundle-set.ts';
 
+/** What a `FixedX509Source` presents and believes. */
 export interface FixedIdentity {
   /** What to present; nothing when absent, as a client without an identity does. */
   readonly svid?: X509Svid;
@@ -25,6 +26,7 @@ export interface FixedX509Source extends X509BundleSource {
   set(identity: FixedIdentity): void;
 }
 
+/** A source of what the program holds, to be set anew when that changes. */
 export function fixedX509Source(identity: FixedIdentity, clock: Clock = systemClock): FixedX509Source {
   const watch = createWatch(tlsIdentity(identity));
   let bundles = new Map<TrustDomain, Bundle>();

@@ -107,6 +107,19 @@ export {
   type TlsServerSettings,
   type WebCertificate,
 } from './tls-server.ts';
+export {
+  type Caller,
+  callerDiagnostics,
+  callerHook,
+  callerMiddleware,
+  callerOf,
+  type CallerRules,
+  type FastifyReply,
+  type HttpRequest,
+  type HttpResponse,
+  withCaller,
+} from './middleware.ts';
+export { kafkaTls, type MysqlOptions, mysqlTls, postgresTls, redisTls } from './drivers.ts';
 export { createHttpsServer, httpsAgent, type PoolOptions } from './https.ts';
 export { connectHttp2, createHttp2Server } from './http2.ts';
 export { fetchDispatcher, spiffeFetch, undiciConnector, type UndiciConnector, type UndiciTarget } from './undici.ts';

@@ -14,6 +14,7 @@ import type { JwtBundles } from './messages.ts';
 import { createTokenCache, type TokenCache } from './tokens.ts';
 import { type JwtRequest, publishDiagnostic } from './workload-api.ts';
 
+/** How a `JwtSource` is opened, and which tokens it gives. */
 export interface JwtSourceOptions extends SourceOptions {
   /** Which of several identities' tokens `fetchJwtSvid` gives; the first, which is the default, unless given. */
   readonly pick?: (svids: readonly JwtSvid[]) => JwtSvid | undefined;

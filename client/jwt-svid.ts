@@ -8,6 +8,7 @@ import type { TrustDomain } from '../spiffe/id.ts';
 import { type JwtSvidStatement, readJwtSvidUnverified, validateJwtSvid as validate } from '../spiffe/jwt-svid.ts';
 import type { JwtBundleSource } from './bundle-set.ts';
 
+/** What a token is held to. */
 export interface ValidateJwtSvidOptions {
   /** What this program goes by; of several names the token needs one. */
   readonly audience: string | readonly string[];

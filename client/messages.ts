@@ -28,6 +28,7 @@ export function workloadService(): WorkloadService {
 
 /** X.509 authorities of a trust domain, one DER certificate each. Maps of them hold the own domain and federated ones. */
 export type X509Bundles = ReadonlyMap<TrustDomain, readonly Uint8Array[]>;
+/** JWT authorities by trust domain. */
 export type JwtBundles = ReadonlyMap<TrustDomain, readonly JwtAuthority[]>;
 /** WIT authorities, which sign nothing else. */
 export type WitBundles = ReadonlyMap<TrustDomain, readonly JwtAuthority[]>;

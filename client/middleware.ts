@@ -31,6 +31,7 @@ export interface Caller {
   readonly peer: TlsPeer | undefined;
 }
 
+/** By what a request is judged. */
 export interface CallerRules {
   /** Who may call. Asked with every request, after the server's own asked it of the connection. */
   readonly authorize: Authorize;

@@ -47,6 +47,7 @@ export interface AnyClients extends ServerFacts {
   readonly clients: 'none';
 }
 
+/** Whom a server lets in. */
 export type TlsServerSettings = SpiffeClients | AnyClients;
 
 /** What `secureServer` knows of options that `tlsServerOptions` made. */

@@ -53,6 +53,7 @@ export interface WebServer extends TlsFacts {
   readonly present?: boolean;
 }
 
+/** What kind of server to expect, and who it may be. */
 export type TlsClientSettings = SpiffeServer | WebServer;
 
 /** What `tls.connect` takes, and what keeps agents and connectors from resuming sessions. */

@@ -15,6 +15,7 @@ import type { WitBundleSource } from './bundle-set.ts';
 /** Of one request. Only the proof is in `authorization`, never the WIT-SVID [WIT-SVID 5]. */
 export type WitHeaders = { readonly 'workload-identity-token': string; readonly authorization: string };
 
+/** What a proof is made with. */
 export interface WitHeadersOptions {
   /** For how long the proof is good; 30 unless given. As short as works, and clocks differ. */
   readonly lifeSeconds?: number;
@@ -49,6 +50,7 @@ export type WitHttpRequest =
   | { readonly rawHeaders: readonly string[]; readonly url?: string | undefined; readonly originalUrl?: string | undefined }
   | { readonly headers: { get(name: string): string | null }; readonly url: string };
 
+/** What requests are held to. */
 export interface WitVerifierOptions {
   /** Who may call. */
   readonly authorize: Authorize;
@@ -70,6 +72,7 @@ export interface WitVerifierOptions {
   readonly remembered?: number;
 }
 
+/** Decides who makes a request. */
 export interface WitVerifier {
   /**
    * Who makes this request.

@@ -13,6 +13,7 @@ import { closeSource, follow, type Following, pickFrom, prepareSource, requireOp
 import type { WitBundles } from './messages.ts';
 import { witHeaders, type WitHeaders, type WitHeadersOptions } from './wit-request.ts';
 
+/** How a `WitSource` is opened, and which identity it presents. */
 export interface WitSourceOptions extends SourceOptions {
   /** One of the workload's identities alone; all of them when absent. */
   readonly spiffeId?: SpiffeId;

@@ -52,6 +52,7 @@ export function publishDiagnostic(message: Diagnostic): void {
   diagnostics.publish(message);
 }
 
+/** Where the agent is, and how it is waited for. */
 export interface WorkloadApiOptions {
   /** Such as `unix:///run/steeple/agent/public/api.sock`; SPIFFE_ENDPOINT_SOCKET when absent. */
   readonly address?: string;
@@ -62,17 +63,20 @@ export interface WorkloadApiOptions {
   readonly backoff?: BackoffPolicy;
 }
 
+/** What a watch tells besides updates. */
 export interface WatchOptions {
   /** Told why a stream was lost or refused, before the watch tries again; it must not throw. */
   readonly onError?: (error: SpiffeError) => void;
 }
 
+/** Bounds of one call. */
 export interface CallOptions {
   readonly signal?: AbortSignal;
   /** 30 s unless given. */
   readonly deadlineMs?: number;
 }
 
+/** Which tokens are asked for. */
 export interface JwtRequest {
   /** Who the token is for; at least one. */
   readonly audience: string | readonly string[];
@@ -80,6 +84,7 @@ export interface JwtRequest {
   readonly spiffeId?: SpiffeId;
 }
 
+/** Which WIT-SVIDs are asked for. */
 export interface WitRequest {
   /** One of the workload's identities; all of them when absent. */
   readonly spiffeId?: SpiffeId;

@@ -12,6 +12,7 @@ import type { X509BundleSource } from './bundle-set.ts';
 import { closeSource, follow, type Following, pickFrom, prepareSource, requireOpen, type SourceOptions, type SourceParts, untilReady } from './follow.ts';
 import type { X509Context } from './messages.ts';
 
+/** How an `X509Source` is opened, and which identity it presents. */
 export interface X509SourceOptions extends SourceOptions {
   /** Which of several identities to present; the first, which is the default, unless given. An update without it, or for which it throws, is refused. */
   readonly pick?: (svids: readonly X509Svid[]) => X509Svid | undefined;

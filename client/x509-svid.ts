@@ -32,6 +32,7 @@ export interface X509SvidDer {
 /** A chain in any of the forms that Node, files and the Workload API have it in, leaf first. */
 export type CertificateChain = Uint8Array | readonly Uint8Array[] | readonly X509Certificate[];
 
+/** What a chain is held to. */
 export interface VerifyX509SvidOptions {
   /** Who vouches for whom: a source, or a set of bundles. */
   readonly bundles: X509BundleSource;
@@ -41,6 +42,7 @@ export interface VerifyX509SvidOptions {
   readonly usage?: Usage;
 }
 
+/** Whose chain it is, and who vouches for it. */
 export interface VerifiedX509Svid {
   readonly spiffeId: SpiffeId;
   /** DER, from the leaf to the authority that vouches for it, both included. */

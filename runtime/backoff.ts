@@ -3,6 +3,7 @@
  * giving up are the caller's.
  */
 
+/** How pauses grow from one attempt to the next. */
 export interface BackoffPolicy {
   /** Delay after the first failure. */
   readonly firstMs: number;

@@ -10,6 +10,7 @@ import { SpiffeError } from './errors.ts';
 import type { TrustDomain } from './id.ts';
 import { readJwtKey } from './jwt-key.ts';
 
+/** A certificate that X509-SVIDs end in. */
 export interface X509Authority {
   /** One certificate, DER. Never mutated. */
   readonly certificate: Uint8Array;
@@ -17,6 +18,7 @@ export interface X509Authority {
   readonly tainted: boolean;
 }
 
+/** A key that signs JWT-SVIDs, or WIT-SVIDs. */
 export interface JwtAuthority {
   readonly keyId: string;
   /** SubjectPublicKeyInfo, DER. Never mutated. */
@@ -56,6 +58,7 @@ export interface BundleStep {
 const maxKeyIdBytes = 1024;
 const noAuthorities: Pick<Bundle, AuthorityField> = { x509Authorities: [], jwtAuthorities: [], witAuthorities: [] };
 
+/** A bundle without authorities: nothing of the trust domain counts. */
 export function emptyBundle(trustDomain: TrustDomain): Bundle {
   return freezeBundle({ ...noAuthorities, trustDomain, refreshHintSeconds: 0, sequence: 0n });
 }

@@ -17,6 +17,7 @@ export const errorKinds = [
   'internal',
 ] as const;
 
+/** What a caller can do about an error: one of `errorKinds`. */
 export type ErrorKind = (typeof errorKinds)[number];
 
 /** Only what is safe to log and to send: never key material, never a token, never an unbounded text of a caller. */

@@ -145,6 +145,7 @@ function leadingSlashMissing(): SpiffeError {
   return new SpiffeError('invalid', 'id.path.leading-slash', 'path must have a leading slash');
 }
 
+/** The trust domain in an ID. */
 export function trustDomainOf(id: SpiffeId): TrustDomain {
   const slash = id.indexOf('/', scheme.length);
   return (slash < 0 ? id.slice(scheme.length) : id.slice(scheme.length, slash)) as TrustDomain;

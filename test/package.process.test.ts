@@ -1,10 +1,10 @@
 /**
- * What `npm pack` ships, installed elsewhere: the program with its programs behind it, and the library, also on the oldest
- * Node it promises to run on.
+ * What `npm pack` ships, installed elsewhere: the program with its programs behind it. The library is a package of its own, which
+ * `package-client.process.test.ts` looks at.
  */
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync, constants, realpathSync } from 'node:fs';
+import { realpathSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir, userInfo } from 'node:os';
@@ -18,7 +18,6 @@ const exec = promisify(execFile);
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 /** As a user's shell has it, without what npm adds for the checkout's own scripts. */
 const path = (process.env['PATH'] ?? '').split(delimiter).filter((folder) => !folder.includes('node_modules')).join(delimiter);
-const olderNode = await findOlderNode();
 
 let place: string;
 let app: string;
@@ -82,57 +81,13 @@ describe('a trust domain run from the package', () => {
     const trust = ['--trust-domain', 'example.org', '--trust-bundle', bundle, '--join-token', token ?? ''];
     daemon('agent', 'run', ...places, ...trust, '--server-address', '127.0.0.1', '--server-port', port);
     await healthy('agent', 'healthcheck', '--socket', publicSocket());
-    const paths = [realpathSync(join(app, 'node_modules', `node-linux-${process.arch}`, 'bin', 'node')), ...(olderNode === undefined ? [] : [olderNode])];
-    for (const [index, node] of paths.entries()) {
-      const facts = ['--selector', `unix:path:${node}`, '--selector', `unix:uid:${userInfo().uid}`];
-      await steeple('entry', 'create', '--socket', socket(), '--parent-id', 'spiffe://example.org/node/one', '--spiffe-id', `spiffe://example.org/${index}`, ...facts);
-    }
+    const node = realpathSync(join(app, 'node_modules', `node-linux-${process.arch}`, 'bin', 'node'));
+    const facts = ['--selector', `unix:path:${node}`, '--selector', `unix:uid:${userInfo().uid}`];
+    await steeple('entry', 'create', '--socket', socket(), '--parent-id', 'spiffe://example.org/node/one', '--spiffe-id', 'spiffe://example.org/0', ...facts);
     const fetched = JSON.parse(await steeple('svid', 'fetch', '--socket', publicSocket(), '--output', 'json')) as { svids: { spiffeId: string }[] };
     expect(fetched.svids.map(({ spiffeId }) => spiffeId)).toEqual(['spiffe://example.org/0']);
   });
-
-  it.runIf(olderNode !== undefined)('serves the library on an older Node', { timeout: 60_000 }, async () => {
-    await writeFile(join(app, 'fetch.mjs'), libraryProgram);
-    const { stdout } = await exec(olderNode ?? '', ['--trace-uncaught', 'fetch.mjs'], { cwd: app, env: { SPIFFE_ENDPOINT_SOCKET: `unix://${publicSocket()}` } });
-    expect(JSON.parse(stdout)).toEqual({
-      ids: ['spiffe://example.org/1'],
-      bundles: ['example.org'],
-      answer: 'hello spiffe://example.org/1',
-      refused: 'denied source.peer.refused',
-      tokens: ['spiffe://example.org/1'],
-      validated: 'spiffe://example.org/1',
-    });
-  });
 });
-
-/** All that the library can do, against the agent that the environment names. */
-const libraryProgram = `
-import { once } from 'node:events';
-import { WorkloadApi, X509Source } from 'steeple';
-const api = new WorkloadApi();
-const source = await X509Source.open({ api });
-const server = source.createServer({ authorize: () => true }, (socket, peer) => {
-  socket.on('error', () => undefined);
-  socket.end('hello ' + peer.spiffeId);
-});
-server.listen(0, '127.0.0.1');
-await once(server, 'listening');
-const to = { host: '127.0.0.1', port: server.address().port };
-const socket = await source.connect({ ...to, authorize: (id) => id === 'spiffe://example.org/1' });
-let answer = '';
-for await (const part of socket.setEncoding('utf8')) answer += part;
-const refused = await source.connect({ ...to, authorize: () => false }).then(() => 'let in', (error) => error.kind + ' ' + error.reason);
-const tokens = await api.fetchJwtSvids({ audience: 'db' });
-const { spiffeId } = await api.validateJwtSvid(tokens[0].token, 'db');
-console.log(JSON.stringify({
-  ids: source.context.value.svids.map((svid) => svid.spiffeId),
-  bundles: [...source.context.value.bundles.keys()],
-  answer, refused, tokens: tokens.map((token) => token.spiffeId), validated: spiffeId,
-}));
-server.close();
-await source.close();
-api.close();
-`;
 
 function npm(cwd: string, ...args: string[]): Promise<unknown> {
   return exec('npm', args, { cwd, env: { ...process.env, PATH: path }, maxBuffer: 64 * 1024 * 1024 });
@@ -176,20 +131,4 @@ async function freePort(): Promise<number> {
   const { port } = server.address() as AddressInfo;
   server.close();
   return port;
-}
-
-/** The first Node on PATH that is older than the pinned one and one the library promises to run on. */
-async function findOlderNode(): Promise<string | undefined> {
-  for (const folder of path.split(delimiter)) {
-    const file = join(folder, 'node');
-    try {
-      accessSync(file, constants.X_OK);
-      const { stdout } = await exec(file, ['--version']);
-      const major = Number(/^v(\d+)\./.exec(stdout)?.[1]);
-      if (major >= 20 && major < 24) return realpathSync(file);
-    } catch {
-      // No Node here.
-    }
-  }
-  return undefined;
 }

@@ -22,6 +22,7 @@ export interface FakeSvidOptions {
   readonly hint?: string;
 }
 
+/** What to put into an X509-SVID besides the identity. */
 export interface FakeX509SvidOptions extends FakeSvidOptions {
   readonly dnsNames?: readonly string[];
 }

@@ -12,8 +12,10 @@ import { SpiffeError } from '../../spiffe/errors.ts';
  */
 export const troubles = ['drop', 'refuse', 'delay', 'stale', 'malformed', 'wrong-key', 'empty', 'duplicates', 'mislabeled', 'no-bundle', 'huge'] as const;
 
+/** One kind of trouble. */
 export type Trouble = (typeof troubles)[number];
 
+/** How contrary to be. */
 export interface Contrary {
   /** Any integer. */
   readonly seed: number;

@@ -32,6 +32,7 @@ import type { X509Svid } from '../../spiffe/x509-svid.ts';
 import { createFakeAuthority, type FakeAuthority } from './authority.ts';
 import { type Contrary, createTroublemaker, type Step, type Troublemaker } from './contrary.ts';
 
+/** Where to listen, and for which trust domain. */
 export interface FakeWorkloadApiOptions {
   /** `example.org` unless given. */
   readonly trustDomain?: string;
