@@ -26,6 +26,8 @@ type command func(ctx context.Context, args []string) error
 var commands = map[string]command{
 	"x509source":   x509Source,
 	"jwtsource":    jwtSource,
+	"wit":          witOnce,
+	"witsource":    witSource,
 	"bundles":      bundles,
 	"watch":        watch,
 	"validate":     validate,
