@@ -89,16 +89,20 @@ export async function deleteBundle(
   scope: Scope,
 ): Promise<void> {
   const { session } = transaction;
-  if ((await findBundle(session, trustDomain)) === undefined) throw missingBundle();
+  const stored = await findBundle(session, trustDomain);
   const users = await countFederated(session, trustDomain);
+  // Entries may wait for one that never came, and be freed of it the same way.
+  if (stored === undefined && (users === 0 || how === 'restrict')) throw missingBundle();
   if (how === 'restrict' && users > 0) {
     throw new SpiffeError('conflict', 'bundle.in-use', `cannot delete bundle; federated with ${users} registration entries`, {
       detail: { entries: users },
     });
   }
   if (how !== 'restrict') await endFederation(transaction, trustDomain, how, scope);
-  await session.run(session.db.deleteFrom('bundle').where('trust_domain', '=', trustDomain));
-  await recordChanges(transaction, [{ noun: 'bundle', id: trustDomain, bundle: undefined, structural: true }]);
+  if (stored !== undefined) {
+    await session.run(session.db.deleteFrom('bundle').where('trust_domain', '=', trustDomain));
+    await recordChanges(transaction, [{ noun: 'bundle', id: trustDomain, bundle: undefined, structural: true }]);
+  }
   await recordEvents(session, [eventOf(scope, 'bundle.deleted', trustDomain, { entries: users }, how)]);
 }
 

@@ -182,7 +182,12 @@ describe('entries', () => {
     await store.deleteRelationship(partner, scope);
     const id = created?.status === 'done' ? created.entry.id : '';
     expect(statusOf(await store.updateEntries([{ id, fields: { hint: 'x' } }], scope))).toBe('done');
+    await expect(store.deleteBundle(partner, 'restrict', scope)).rejects.toMatchObject({ reason: 'bundle.missing' });
     const more = [partner, parseTrustDomain('more.example')];
     expect(statusOf(await store.updateEntries([{ id, fields: { federatesWith: more } }], scope))).toBe('entry.federated-bundle.missing');
+    // What never came is ended as what came.
+    await store.deleteBundle(partner, 'dissociate', scope);
+    expect(await store.updateEntries([{ id, fields: {} }], scope)).toMatchObject([{ status: 'done', entry: { federatesWith: [] } }]);
+    await expect(store.deleteBundle(partner, 'dissociate', scope)).rejects.toMatchObject({ reason: 'bundle.missing' });
   });
 });
