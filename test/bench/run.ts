@@ -5,6 +5,7 @@
 import process from 'node:process';
 import { attestCri, attestDocker, attestKernel, attestPods, attestSystemd } from './attestation.ts';
 import { deliveryBench } from './delivery.ts';
+import { bundleFetch } from './federation.ts';
 import { lineOf, loadAverage, processorTimes, stealPercent, type Bench } from './figure.ts';
 import { attesting, idleAgents } from './fleet.ts';
 import { issueBench } from './issue.ts';
@@ -24,6 +25,7 @@ const benches: readonly Bench[] = [
   attestCri,
   attestSystemd,
   attestPods,
+  bundleFetch,
   starting,
   hashing,
   attesting,
