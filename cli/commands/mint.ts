@@ -1,6 +1,6 @@
 /**
- * `steeple x509 mint` and `steeple jwt mint`: credentials that an operator has signed without an entry. The key of an
- * X509-SVID is made here and stays here; the server sees the request only.
+ * `steeple x509 mint`, `jwt mint` and `wit mint`: credentials that an operator has signed without an entry. The key of an
+ * X509-SVID or a WIT-SVID is made here and stays here; the server sees its public half only.
  */
 import { generateKeyPairSync } from 'node:crypto';
 import { mkdir, writeFile } from 'node:fs/promises';
@@ -11,6 +11,7 @@ import { jwtSvidFromMessage, x509SvidFromMessage } from '../../proto/convert/svi
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { parseSpiffeId } from '../../spiffe/id.ts';
 import { formatPemCertificates } from '../../spiffe/pem.ts';
+import { formatPrivateJwk } from '../../spiffe/wit-svid.ts';
 import { composeRequest } from '../../spiffe/x509/request.ts';
 import { command, type Command, exitCodes } from '../command.ts';
 import type { FlagSpec } from '../flags.ts';
@@ -75,6 +76,29 @@ export const mintCommands: readonly Command[] = [
         const svid = jwtSvidFromMessage((await client.unary(services[svids].MintJWTSVID, request, { signal })).svid);
         if (outputForm(flags.output) === 'json') io.out(json({ spiffeId: svid.id, token: svid.token, expiresAt: instant(svid.expiresAt) }));
         else io.out(`${svid.token}\n`);
+        return exitCodes.ok;
+      });
+    },
+  }),
+  command({
+    name: 'wit mint',
+    summary: 'have a WIT-SVID signed and print it with its key, where the server issues them',
+    flags: { ...serverSocketFlag, ...outputFlag, ...mintFlags },
+    async run({ flags }, io) {
+      const id = parseSpiffeId(wantedId(flags['spiffe-id']));
+      const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+      const request = {
+        id: idToMessage(id),
+        public_key: publicKey.export({ type: 'spki', format: 'der' }),
+        signing_algorithm: 'ES256',
+        ttl: flags.ttl ?? 0,
+      };
+      return withServer(flags.socket, io, [svids], async ({ client, services, signal }) => {
+        const svid = jwtSvidFromMessage((await client.unary(services[svids].MintWITSVID, request, { signal })).svid);
+        const key = formatPrivateJwk(privateKey, 'ES256');
+        if (outputForm(flags.output) === 'json') {
+          io.out(json({ spiffeId: svid.id, token: svid.token, key: JSON.parse(key) as unknown, expiresAt: instant(svid.expiresAt) }));
+        } else io.out(`WIT-SVID:\n${svid.token}\n\nPrivate key:\n${key}\n`);
         return exitCodes.ok;
       });
     },

@@ -216,7 +216,7 @@ async function upTo<T>(
 }
 
 function wanted(kind: string | undefined): string {
-  if (kind === undefined) throw new SpiffeError('invalid', 'cli.authority.kind', '--kind x509 or --kind jwt is needed');
+  if (kind === undefined) throw new SpiffeError('invalid', 'cli.authority.kind', '--kind x509, --kind jwt or --kind wit is needed');
   return kind;
 }
 

@@ -4,10 +4,11 @@
  */
 import { chmod, mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { WorkloadApi, type X509Context } from '../../client/index.ts';
+import { type WitSvid, WorkloadApi, type X509Context } from '../../client/index.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { parseSpiffeId, trustDomainOf } from '../../spiffe/id.ts';
 import { formatPemCertificates } from '../../spiffe/pem.ts';
+import { formatPrivateJwk } from '../../spiffe/wit-svid.ts';
 import type { X509Svid } from '../../spiffe/x509-svid.ts';
 import { command, type Command, exitCodes, type Io } from '../command.ts';
 import type { FlagSpec } from '../flags.ts';
@@ -23,23 +24,28 @@ const dirFlag = {
 export const svidCommands: readonly Command[] = [
   command({
     name: 'svid fetch',
-    summary: 'print the identities of this process, or JWT-SVIDs for an audience',
+    summary: 'print the identities of this process, its WIT-SVIDs, or JWT-SVIDs for an audience',
     flags: {
       ...publicSocketFlag,
       ...outputFlag,
       ...dirFlag,
       audience: { type: 'list', value: 'NAME', summary: 'fetch JWT-SVIDs for this audience; may be repeated' },
-      'spiffe-id': { type: 'text', value: 'ID', summary: 'with --audience: only for this identity' },
+      wit: { type: 'switch', summary: 'fetch WIT-SVIDs; with --dir also wit.N.jwt and wit.N.jwk' },
+      'spiffe-id': { type: 'text', value: 'ID', summary: 'with --audience or --wit: only for this identity' },
       timeout: { type: 'duration', value: 'TIME', summary: 'how long to wait; 5s unless given' },
     },
     async run({ flags }, io) {
       using api = openApi(flags.socket, io);
       const deadline = { deadlineMs: (flags.timeout ?? 5) * 1000, signal: io.signal };
       const form = outputForm(flags.output);
+      const asked = flags['spiffe-id'];
+      const identity = asked === undefined ? {} : { spiffeId: parseSpiffeId(asked) };
+      if (flags.wit) {
+        await showWits(await api.fetchWitSvids(identity, deadline), form, flags.dir, io);
+        return exitCodes.ok;
+      }
       if (flags.audience.length > 0) {
-        const asked = flags['spiffe-id'];
-        const request = { audience: flags.audience, ...(asked !== undefined && { spiffeId: parseSpiffeId(asked) }) };
-        const svids = await api.fetchJwtSvids(request, deadline);
+        const svids = await api.fetchJwtSvids({ audience: flags.audience, ...identity }, deadline);
         if (form === 'json') io.out(json(svids.map((svid) => ({ ...svid, expiresAt: instant(svid.expiresAt) }))));
         else io.out(svids.map((svid) => `${svid.spiffeId}\n${svid.token}\n`).join(''));
         return exitCodes.ok;
@@ -84,6 +90,20 @@ function openApi(flag: string | undefined, io: Io): WorkloadApi {
 async function show(context: X509Context, form: OutputForm, dir: string | undefined, io: Io): Promise<void> {
   if (dir !== undefined) await writeFiles(context, dir);
   printContext(context, form, io);
+}
+
+/** Without its key a WIT-SVID is worth nothing, so that it may be shown; the key goes to a file, or nowhere. */
+async function showWits(svids: readonly WitSvid[], form: OutputForm, dir: string | undefined, io: Io): Promise<void> {
+  if (dir !== undefined) {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    for (const [index, { token, privateKey, algorithm }] of svids.entries()) {
+      await replace(join(dir, `wit.${index}.jwt`), token, 0o644);
+      await replace(join(dir, `wit.${index}.jwk`), formatPrivateJwk(privateKey, algorithm), 0o600);
+    }
+  }
+  if (form === 'json') {
+    io.out(json(svids.map(({ spiffeId, token, hint, expiresAt }) => ({ spiffeId, token, hint, expiresAt: instant(expiresAt) }))));
+  } else io.out(svids.map(({ spiffeId, token }) => `${spiffeId}\n${token}\n`).join(''));
 }
 
 /** Each file replaced whole, the key readable by its owner only from its first byte. */

@@ -16,14 +16,17 @@ export interface LiveServer extends AsyncDisposable {
   readonly directory: string;
 }
 
-/** Resolves once it is ready. */
-export async function startLiveServer(): Promise<LiveServer> {
+/**
+ * Resolves once it is ready.
+ * @param more further keys of its file; YAML
+ */
+export async function startLiveServer(more = ''): Promise<LiveServer> {
   const directory = await mkdtemp(join(tmpdir(), 'steeple-live-'));
   const socket = join(directory, 'api.sock');
   const config = join(directory, 'server.yaml');
   await writeFile(
     config,
-    `trust_domain: example.org\ndata_dir: ${directory}\nsocket_path: ${socket}\nlisten: {address: 127.0.0.1, port: ${await freePort()}}\nlog: {level: warn}\n`,
+    `trust_domain: example.org\ndata_dir: ${directory}\nsocket_path: ${socket}\nlisten: {address: 127.0.0.1, port: ${await freePort()}}\nlog: {level: warn}\n${more}`,
   );
   const lines: string[] = [];
   const stop = new AbortController();

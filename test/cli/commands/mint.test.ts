@@ -2,12 +2,13 @@ import { X509Certificate, createPrivateKey } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { receiveWitSvid } from '../../../spiffe/wit-svid.ts';
 import { type Finished, steeple } from '../../help/cli.ts';
 import { type LiveServer, startLiveServer } from '../../help/live-server.ts';
 
 let server: LiveServer;
 beforeAll(async () => {
-  server = await startLiveServer();
+  server = await startLiveServer('authorities: { wit: {} }\n');
 });
 afterAll(async () => server[Symbol.asyncDispose]());
 
@@ -39,7 +40,19 @@ describe('mint', () => {
     expect(claims).toMatchObject({ sub: 'spiffe://example.org/minted', aud: ['db', 'cache'] });
   });
 
+  it('prints a WIT-SVID with its key, made here', async () => {
+    const { out } = await ask('wit mint', '--spiffe-id', 'spiffe://example.org/minted', '--ttl', '5m', '--output', 'json');
+    const { token, key } = JSON.parse(out) as { token: string; key: object };
+    const svid = receiveWitSvid(token, JSON.stringify(key));
+    expect(svid.spiffeId).toBe('spiffe://example.org/minted');
+    expect(svid.expiresAt - (svid.issuedAt ?? 0)).toBe(300_000);
+    const plain = await ask('wit mint', '--spiffe-id', 'spiffe://example.org/minted');
+    const [, printed = '', jwk = ''] = /^WIT-SVID:\n(\S+)\n\nPrivate key:\n(\S+)\n$/.exec(plain.out) ?? [];
+    expect(receiveWitSvid(printed, jwk).spiffeId).toBe('spiffe://example.org/minted');
+  });
+
   it.each([
+    ['no identity for a WIT-SVID', 'wit mint', [], 2],
     ['no identity', 'x509 mint', [], 2],
     ['no audience', 'jwt mint', ['--spiffe-id', 'spiffe://example.org/a'], 2],
     ['another trust domain', 'x509 mint', ['--spiffe-id', 'spiffe://other.test/a'], 2],

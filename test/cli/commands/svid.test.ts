@@ -3,7 +3,9 @@ import { mkdtemp, readFile, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { FakeWorkloadApi } from '../../../client/testing/fake-workload-api.ts';
 import { SpiffeError } from '../../../spiffe/errors.ts';
+import { receiveWitSvid } from '../../../spiffe/wit-svid.ts';
 import { testAuthority } from '../../help/agent-server.ts';
 import { steeple } from '../../help/cli.ts';
 import { granted, grantedSvid, type ScriptedApi, startWorkloadApi } from '../../help/workload-api.ts';
@@ -66,6 +68,22 @@ describe('svid fetch', () => {
     expect((await steeple(['svid', 'fetch', '--socket', path(), '--audience', 'db'])).out).toMatch(new RegExp(`^${alpha}\n[\\w.-]+\n$`));
     const { out } = await steeple(['svid', 'fetch', '--socket', path(), '--audience', 'db', '--audience', 'cache', '--spiffe-id', beta, '--output', 'json']);
     expect(JSON.parse(out)).toMatchObject([{ spiffeId: beta, expiresAt: '2096-10-02T07:06:40Z' }]);
+  });
+
+  it('fetches WIT-SVIDs, and writes their keys where it is told to, and nowhere else', async () => {
+    await using fake = await FakeWorkloadApi.start();
+    fake.grant('/alpha', '/beta');
+    const dir = join(directory, 'wits');
+    const { code, out } = await steeple(['svid', 'fetch', '--wit', '--socket', fake.address, '--dir', dir, '--output', 'json']);
+    const printed = JSON.parse(out) as { spiffeId: string; token: string }[];
+    expect([code, printed.map(({ spiffeId }) => spiffeId)]).toEqual([0, [alpha, beta]]);
+    expect((await readdir(dir)).toSorted()).toEqual(['wit.0.jwk', 'wit.0.jwt', 'wit.1.jwk', 'wit.1.jwt']);
+    expect((await stat(join(dir, 'wit.1.jwk'))).mode & 0o777).toBe(0o600);
+    const key = await readFile(join(dir, 'wit.1.jwk'), 'utf8');
+    expect(receiveWitSvid(await readFile(join(dir, 'wit.1.jwt'), 'utf8'), key).token).toBe(printed[1]?.token);
+    expect(out).not.toContain((JSON.parse(key) as { d: string }).d);
+    const one = await steeple(['svid', 'fetch', '--wit', '--spiffe-id', beta, '--socket', fake.address]);
+    expect(one.out).toMatch(new RegExp(`^${beta}\n[\\w.-]+\n$`));
   });
 
   it.each([
