@@ -206,7 +206,7 @@ describe('FetchJWTSVID', () => {
 
   it('BRK-29: gives one for each identity, each on record', async () => {
     const { svids = [] } = await api.FetchJWTSVID(tokenFor('pid:7', { audience: ['db', ''] }), call());
-    expect(svids.map(({ svid }) => svid).toSorted()).toEqual(['spiffe://example.org/db for db', 'spiffe://example.org/web for db']);
+    expect(svids.map(({ svid }) => String(svid)).toSorted()).toEqual(['spiffe://example.org/db for db', 'spiffe://example.org/web for db']);
     expect(svids.find(({ spiffe_id: id }) => id === 'spiffe://example.org/web')?.hint).toBe('one');
     expect(world.told.filter((line) => line.startsWith('token')).toSorted()).toEqual(['db', 'web'].map((name) => `token spiffe://example.org/${name} ${mesh} pid:7`));
     expect(world.open.size).toBe(0);

@@ -11,7 +11,7 @@ const [pidName, objectName] = ['spiffe.broker.WorkloadPIDReference', 'spiffe.bro
 const uid = '5f1e2a34-0b6c-4d7e-8f90-a1b2c3d4e5f6';
 
 function packed(url: string, value: Buffer): WorkloadReference__Output {
-  return { reference: { type_url: url, value } as WorkloadReference__Output['reference'] };
+  return { reference: { type_url: url, value } };
 }
 const pid = (number: number): WorkloadReference__Output => packed(`type.googleapis.com/${pidName}`, messages[pidName].serialize({ pid: number }));
 const object = (fields: KubernetesObjectReference): WorkloadReference__Output => packed(`type.googleapis.com/${objectName}`, messages[objectName].serialize(fields));

@@ -13,8 +13,7 @@ afterEach(() => {
 });
 
 function sleeper(...through: readonly string[]): ChildProcess & { readonly pid: number } {
-  const [file = '', ...args] = [...through, 'sleep', '60'];
-  const child = spawn(file, args, { stdio: 'ignore' });
+  const child = spawn('env', [...through, 'sleep', '60'], { stdio: 'ignore' });
   children.push(child);
   return child as ChildProcess & { readonly pid: number };
 }
