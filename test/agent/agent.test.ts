@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
@@ -163,6 +163,44 @@ describe.each(['steeple', 'spire'] as const)('an agent at a %s server', (kind) =
       kind: 'invalid',
       reason: 'jwt-svid.audience',
     });
+  });
+});
+
+describe('an agent with a delivery', () => {
+  it('writes files of what its entry grants, for whoever cannot ask, and leaves them over a restart without the server', async () => {
+    const { server, agent: start, directory } = await world();
+    const place = path.join(directory, 'web');
+    const delivery = `deliveries: [{ name: web, directory: ${place}, jwt: [{ file: db.jwt, audience: [db] }] }]`;
+    const status = async (agent: Agent): Promise<readonly string[]> =>
+      (await agent.admin.unary(services['steeple.agent.v1.Admin'].GetStatus, {})).unmet_conditions;
+    // No process gets it, whatever is true of it.
+    server.commit([testEntry('/web', ['delivery:web']), testEntry('/other', [...mine, 'delivery:web'])]);
+    const agent = start(delivery);
+    await agent.ready();
+    await expect(next(stream(agent))).rejects.toMatchObject({ reason: 'workload.no-identity' });
+    await expect.poll(() => status(agent), { timeout: 10_000 }).toEqual([]);
+    const read = (name: string): Promise<string> => readFile(path.join(place, name), 'utf8');
+    const leaf = new X509Certificate(await read('svid.pem'));
+    expect(leaf.subjectAltName).toBe('URI:spiffe://example.org/web');
+    expect(leaf.checkPrivateKey(createPrivateKey(await read('key.pem')))).toBe(true);
+    expect((await read('db.jwt')).split('.')).toHaveLength(3);
+    await expect.poll(() => server.reported.flatMap(({ events }) => events).filter(({ spiffe_id: id }) => `URI:${id}` === leaf.subjectAltName).length, { timeout: 10_000 }).toBeGreaterThan(1);
+    const generation = await readlink(path.join(place, 'current'));
+    await agent.stop();
+    await server.stop();
+    const again = start(delivery);
+    await again.listening();
+    await expect.poll(async () => (await status(again)).filter((line) => line.startsWith('delivery')), { timeout: 10_000 }).toEqual([]);
+    expect(await readlink(path.join(place, 'current'))).toBe(generation);
+  });
+
+  it('says in its status that nobody grants it anything, and is ready for all others', async () => {
+    const { agent: start, directory } = await world();
+    const agent = start(`deliveries: [{ name: web, directory: ${directory}/web }]`);
+    await agent.ready();
+    const unmet = async (): Promise<readonly string[]> =>
+      (await agent.admin.unary(services['steeple.agent.v1.Admin'].GetStatus, {})).unmet_conditions;
+    await expect.poll(unmet, { timeout: 10_000 }).toEqual(['delivery web: no entry grants it an identity']);
   });
 });
 
