@@ -2,7 +2,8 @@
  * HAProxy and Prometheus as Debian has them take new certificates from the agent's file delivery: the one from a single file
  * after a signal, the other by itself. Their configurations are those of `docs/files.md`.
  */
-import { chown, mkdir, writeFile } from 'node:fs/promises';
+import { chown, mkdir, mkdtemp, realpath, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -10,14 +11,37 @@ import { authorizeId, parseSpiffeId, type SpiffeId, WorkloadApi, X509Source } fr
 import { connectTls } from '../../client/tls.ts';
 import { account, withoutPrograms } from '../help/debian.ts';
 import { underLoad } from '../help/rotation-load.ts';
-import { type Running, startRunning } from '../help/running.ts';
-import { type AgentProcess, createSite, freePort, type Site, trustDomain } from '../help/site.ts';
+import { runToEnd, type Running, startRunning } from '../help/running.ts';
+import { type AgentProcess, createSite, freePort, node, type Site, trustDomain } from '../help/site.ts';
 
 const haproxy = '/usr/sbin/haproxy';
 const prometheus = '/usr/bin/prometheus';
 const without = withoutPrograms([haproxy, prometheus], ['haproxy', 'prometheus']);
 const proxyId = parseSpiffeId(`spiffe://${trustDomain}/proxy`);
 const metricsId = parseSpiffeId(`spiffe://${trustDomain}/metrics`);
+
+const inMounts = `
+mount -t tmpfs -o size=64k,mode=755 none "$1"
+$2 $3 "$1/tls" one
+$2 $3 "$1/tls" "$(head -c 100000 /dev/zero | tr '\\0' x)" && exit 9
+cat "$1/tls/svid.pem" "$1/tls/key.pem"
+ls -A "$1/tls" | grep -c generation
+mount -o remount,ro "$1"
+$2 $3 "$1/tls" three && exit 9
+cat "$1/tls/svid.pem" "$1/tls/key.pem"
+`;
+
+describe.skipIf(without !== undefined)(`a file system${without === undefined ? '' : ` (${without})`}`, () => {
+  it('that is full, or read-only by now, keeps the set that was there', async () => {
+    const place = await realpath(await mkdtemp(path.join(tmpdir(), 'steeple-full-')));
+    const writer = path.join(import.meta.dirname, '..', 'help', 'secret-writer.ts');
+    const { code, stdout, stderr } = await runToEnd(['unshare', '-m', 'sh', '-uc', inMounts, 'sh', place, node, writer]);
+    await rm(place, { recursive: true });
+    expect(stdout.replace(/^\d+\n/, ''), stderr).toBe('certificate onekey one1\ncertificate onekey one');
+    expect(stderr).toMatch(/reason: 'files\.full'[^]*reason: 'files\.access'/);
+    expect(code).toBe(0);
+  });
+});
 
 describe.skipIf(without !== undefined)(`servers with delivered files${without === undefined ? '' : ` (${without})`}`, () => {
   let site: Site;
