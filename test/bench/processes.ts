@@ -20,6 +20,8 @@ export interface Running extends AsyncDisposable {
   readonly pid: number;
   /** The first line, past or to come, of which the test says yes. @throws when the process ends before */
   line(wanted: (line: Readonly<Record<string, unknown>>) => boolean): Promise<Readonly<Record<string, unknown>>>;
+  /** The newest lines, oldest first. */
+  lines(): readonly Readonly<Record<string, unknown>>[];
   /** Resident memory, bytes. */
   rss(): number;
   /** Processor time since its start, seconds. */
@@ -40,6 +42,11 @@ export function startProgram(role: 'server' | 'agent', config: string): Running 
 export async function runPart(file: string, args: readonly string[], flags: readonly string[] = []): Promise<readonly Readonly<Record<string, unknown>>[]> {
   const child = spawn(process.execPath, [...flags, here(file), ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
   return finished(child, file);
+}
+
+/** Starts a file of this folder as a process of its own. */
+export function startPart(file: string, args: readonly string[]): Running {
+  return watched(spawn(process.execPath, [here(file), ...args], { stdio: ['ignore', 'pipe', 'inherit'] }), file);
 }
 
 export interface LoadOptions {
@@ -138,6 +145,7 @@ function watched(child: ChildProcess, name: string): Running {
       if (ended) return Promise.reject(new Error(`${name} has ended: ${JSON.stringify(seen.slice(-3))}`));
       return new Promise((resolve, reject) => waiting.add({ wanted, resolve, reject }));
     },
+    lines: () => seen,
     rss: () => Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024,
     cpuSeconds: () => secondsOf(readFileSync(`/proc/${pid}/stat`, 'utf8')),
     threadSeconds() {

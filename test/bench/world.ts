@@ -124,9 +124,10 @@ export interface AgentSettings {
   readonly limited?: boolean;
   /** The section of this name. */
   readonly workload?: Readonly<Record<string, unknown>>;
+  readonly logLevel?: 'debug' | 'info';
 }
 
-export async function startAgent(world: ServerWorld, { limited = false, workload = {} }: AgentSettings = {}): Promise<AgentWorld> {
+export async function startAgent(world: ServerWorld, { limited = false, workload = {}, logLevel = 'info' }: AgentSettings = {}): Promise<AgentWorld> {
   const { token, agent: agentPath } = await world.operator.createToken();
   const root = path.join(world.directory, 'agent');
   await mkdir(root, { recursive: true, mode: 0o755 });
@@ -143,6 +144,7 @@ export async function startAgent(world: ServerWorld, { limited = false, workload
       trust_bundle: { path: world.bundleFile, format: 'pem' },
       attestor: { type: 'join_token', token },
       workload,
+      log: { level: logLevel },
       ...(!limited && { limits: { connects_per_second_per_user: 1_000_000, connections_per_user: 10_000, calls_per_user: 10_000 } }),
     }),
     { mode: 0o600 },
