@@ -69,6 +69,8 @@ export function createReporter(options: ReporterOptions): Reporter {
 
   /** Whether the event itself is kept; otherwise it is counted with the others of its kind and reason. */
   const admits = (event: WorkloadEvent): boolean => {
+    // Somebody else holds this key now: each is on record, and how many there can be is bounded where brokers call.
+    if (event.broker !== '' && (event.kind === 'delivered' || event.kind === 'rotated')) return true;
     // What a broker causes costs the user of the process it names no place in the record.
     const who = event.broker === '' ? String(event.process?.uid ?? 'agent') : event.broker;
     const caller = windows.size >= maxCallers ? 'others' : who;
@@ -79,7 +81,7 @@ export function createReporter(options: ReporterOptions): Reporter {
     }
     window.seen += 1;
     if (window.seen <= perCaller) return true;
-    const key = `${event.kind} ${event.method} ${event.reason} ${event.entryId}`;
+    const key = `${event.kind} ${event.method} ${event.reason} ${event.entryId} ${event.reference}`;
     const same = window.skipped.get(key) ?? { event, count: 0 };
     same.count += 1;
     window.skipped.set(key, same);

@@ -5,6 +5,7 @@ import type { HeldX509Svid } from '../../agent/svids/held.ts';
 import { createWitness, type WorkloadWitness } from '../../agent/witness.ts';
 import type { Caller } from '../../agent/workload/caller.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
+import { parseSpiffeId } from '../../spiffe/id.ts';
 import { parseSelector } from '../../spiffe/selector.ts';
 import { testEntry } from '../help/agent-server.ts';
 import { ecPair } from '../help/forge.ts';
@@ -29,6 +30,21 @@ it('a first SVID is delivered, a later one rotated, each by its serial', () => {
   witness.delivered(caller, svid, undefined);
   witness.delivered(caller, { ...svid, serial: '0b' }, svid);
   expect(recorded).toMatchObject([{ kind: 'delivered', credential: '0a', entryId: entry.id, process }, { kind: 'rotated', credential: '0b' }]);
+});
+
+it('says who asked on behalf of whom, and of whom nobody asked nothing', () => {
+  const behalf = { broker: parseSpiffeId('spiffe://example.org/mesh'), reference: 'pod:shop/cart-1/u' };
+  const token = { entryId: entry.id, entryRevision: 0, spiffeId: entry.spiffeId, audience: ['x'], token: `e30.${Buffer.from('{"jti":"j-1"}').toString('base64url')}.s`, keyId: '', issuedAt: 0, expiresAt: 1, renewAt: 0 };
+  witness.delivered({ process: undefined, behalf }, svid, undefined);
+  witness.deliveredToken({ process, behalf }, token);
+  witness.refused({ process: undefined, behalf: { ...behalf, reference: '' } }, '/spiffe.broker.API/FetchJWTSVID', error);
+  witness.delivered(caller, svid, undefined);
+  expect(recorded).toMatchObject([
+    { kind: 'delivered', process: undefined, broker: behalf.broker, reference: behalf.reference, credential: '0a' },
+    { kind: 'delivered', process, broker: behalf.broker, reference: behalf.reference, credential: 'j-1', reason: 'jwt' },
+    { kind: 'refused', broker: behalf.broker, reference: '' },
+    { kind: 'delivered', broker: '', reference: '' },
+  ]);
 });
 
 it('an attestation is told with its selectors in order, bounded, and who could not say', () => {

@@ -74,6 +74,20 @@ it('T-A09: samples the flood of one caller with an exact count, and leaves other
   expect(taken.filter((event) => event.process?.uid === 2).length).toBe(3);
 });
 
+it('what a broker causes costs the users it acts for nothing, and of what it is given every single thing is on record', async () => {
+  const behalf = (reference: string): { broker: string; reference: string } => ({ broker: 'spiffe://example.org/mesh', reference });
+  for (let i = 0; i < 500; i += 1) {
+    reporter.record({ kind: 'delivered', process: of(1), ...behalf(`pid:${String(i % 2)}`) });
+    reporter.record({ kind: 'refused', process: of(1), reason: 'workload.no-identity', ...behalf(`pid:${String(i % 2)}`) });
+  }
+  for (let i = 0; i < 3; i += 1) reporter.record({ kind: 'refused', process: of(1), reason: 'workload.no-identity' });
+  await clock.advance(20_000);
+  expect(taken.filter(({ kind }) => kind === 'delivered').length).toBe(500);
+  expect(taken.filter(({ kind, broker }) => kind === 'refused' && broker === '').length).toBe(3);
+  const sampled = taken.filter(({ kind }) => kind === 'sampled');
+  expect(sampled.map(({ reference, count }) => [reference, count])).toEqual([['pid:0', 245], ['pid:1', 245]]);
+});
+
 it('has what was taken on disk when it ends', async () => {
   failure = new SpiffeError('unavailable', 'rpc.unreachable', 'away');
   for (let i = 0; i < 15; i += 1) reporter.record({ kind: 'refused', process: of(1) });
