@@ -21,9 +21,9 @@ export default defineConfig(({ mode }) => {
       exclude: ['node_modules/**', 'dist/**', ...chosen.exclude],
       // Processes of their own: tests count descriptors, children and threads.
       pool: 'forks',
-      // Engines are waited for more than they work; scenarios should have the machine to themselves.
-      maxWorkers: slow && mode !== 'engines' ? 1 : 2,
-      fileParallelism: !slow || mode === 'engines',
+      // Programs are waited for more than they work; only long runs should have the machine to themselves.
+      maxWorkers: mode === 'long' ? 1 : 2,
+      fileParallelism: mode !== 'long',
       testTimeout: slow ? 180_000 : 20_000,
       hookTimeout: slow ? 120_000 : 20_000,
       passWithNoTests: false,
