@@ -73,6 +73,19 @@ export function addressScope(address: string): AddressScope {
   return globalUnicast.check(address, family) ? 'public' : 'reserved';
 }
 
+/**
+ * What one holder of addresses may be taken to have: an IPv4 address, or the 64 bits of an IPv6 one that are a network.
+ * Anything else stays as it is.
+ */
+export function networkOf(text: string): string {
+  const address = canonicalAddress(text);
+  if (address === undefined || isIP(address) === 4) return address ?? text;
+  return groupsOf(address)
+    .slice(0, 4)
+    .map((group) => group.toString(16))
+    .join(':');
+}
+
 /** The IPv4 address that a translator or tunnel on the way would go on to [RFC 6052, RFC 3056, RFC 4291 2.5.5.1]. */
 function embedded(groups: readonly number[]): string | undefined {
   const startsWith = (...head: readonly number[]): boolean => head.every((group, place) => groups[place] === group);

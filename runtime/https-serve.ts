@@ -13,6 +13,7 @@ import type { SecureContextOptions } from 'node:tls';
 import { SpiffeError } from '../spiffe/errors.ts';
 import { untilAborted } from './abort.ts';
 import type { Clock } from './clock.ts';
+import { networkOf } from './http-address.ts';
 import type { Watch } from './watch.ts';
 
 /** What the server proves itself with; PEM, the certificate's chain with the leaf first. */
@@ -23,9 +24,12 @@ export interface ServerCredentials {
 
 export interface HttpsBounds {
   readonly connections: number;
+  /** From one IPv4 address, or from one IPv6 network of 64 bits. */
   readonly connectionsPerAddress: number;
   /** New ones, from everybody together; twice as many may come at once after a quiet second. */
   readonly connectionsPerSecond: number;
+  /** Likewise. */
+  readonly requestsPerSecond: number;
   /** For each of: the handshake, a question's arrival, the next question. */
   readonly patienceMs: number;
 }
@@ -33,11 +37,12 @@ export interface HttpsBounds {
 export const defaultHttpsBounds: HttpsBounds = {
   connections: 1_000,
   connectionsPerAddress: 200,
-  connectionsPerSecond: 500,
+  connectionsPerSecond: 200,
+  requestsPerSecond: 5_000,
   patienceMs: 5_000,
 };
 
-/** Why a connection was closed before a byte was read, or before it asked. */
+/** Why a connection was closed: before a byte was read, or, by `handshake` and `rate`, later. */
 export type HttpsRefusal = 'connections' | 'address' | 'rate' | 'handshake';
 
 export interface HttpsServerOptions {
@@ -98,18 +103,28 @@ export async function openHttpsServer(options: HttpsServerOptions): Promise<Http
     connectionsCheckingInterval: Math.min(1_000, patienceMs),
   };
   const context = { ...profile, ...contextOf(credentials.value) };
-  const server = createServer({ ...context, ...patience, requestCert: false, maxHeaderSize: maxHeadBytes }, options.answer);
+  const mayAsk = bucket(options.clock, bounds.requestsPerSecond);
+  const answer = (request: IncomingMessage, response: ServerResponse): void => {
+    if (mayAsk()) {
+      options.answer(request, response);
+      return;
+    }
+    // A refusal in words would cost as much as the answer.
+    request.socket.destroy();
+    options.refused?.('rate');
+  };
+  const server = createServer({ ...context, ...patience, requestCert: false, maxHeaderSize: maxHeadBytes }, answer);
   server.maxRequestsPerSocket = maxRequestsPerConnection;
   server.maxHeadersCount = 64;
   // Also for an answer that nobody reads.
   server.timeout = 2 * patienceMs;
   // A promise to read the body would be broken.
-  server.on('checkContinue', options.answer);
-  bound(server, options, bounds);
+  server.on('checkContinue', answer);
+  const open = bound(server, options, bounds);
   await listen(server, options);
   const close = async (): Promise<void> => {
     const closed = new Promise((resolve) => server.close(resolve));
-    server.closeAllConnections();
+    for (const socket of open) socket.destroy();
     await closed;
   };
   return {
@@ -155,48 +170,57 @@ function knownGroups(): string {
   }
 }
 
-/** Counts before TLS begins, because a handshake is what costs. */
-function bound(server: Server, options: HttpsServerOptions, bounds: HttpsBounds): void {
-  const { clock } = options;
-  const perAddress = new Map<string, number>();
-  const burst = 2 * bounds.connectionsPerSecond;
-  let tokens = burst;
-  let filledAt = clock.monotonic();
-  let open = 0;
+/** Counts before TLS begins, because a handshake is what costs. @returns the connections, those in a handshake too */
+function bound(server: Server, { clock, refused }: HttpsServerOptions, bounds: HttpsBounds): ReadonlySet<Socket> {
+  const perNetwork = new Map<string, number>();
+  const mayConnect = bucket(clock, bounds.connectionsPerSecond);
+  const open = new Set<Socket>();
 
-  const refuses = (address: string): HttpsRefusal | undefined => {
-    const now = clock.monotonic();
-    tokens = Math.min(burst, tokens + ((now - filledAt) * bounds.connectionsPerSecond) / 1000);
-    filledAt = now;
-    if (open >= bounds.connections) return 'connections';
-    if ((perAddress.get(address) ?? 0) >= bounds.connectionsPerAddress) return 'address';
-    return tokens < 1 ? 'rate' : undefined;
+  const refuses = (network: string): HttpsRefusal | undefined => {
+    if (open.size >= bounds.connections) return 'connections';
+    if ((perNetwork.get(network) ?? 0) >= bounds.connectionsPerAddress) return 'address';
+    return mayConnect() ? undefined : 'rate';
   };
-  const [secure] = server.listeners('connection');
+  const begin = server.listeners('connection');
   server.removeAllListeners('connection');
   server.on('connection', (socket: Socket) => {
-    const address = socket.remoteAddress ?? '';
-    const why = refuses(address);
+    const network = networkOf(socket.remoteAddress ?? '');
+    const why = refuses(network);
     if (why !== undefined) {
       socket.destroy();
-      options.refused?.(why);
+      refused?.(why);
       return;
     }
-    tokens -= 1;
-    open += 1;
-    perAddress.set(address, (perAddress.get(address) ?? 0) + 1);
+    open.add(socket);
+    perNetwork.set(network, (perNetwork.get(network) ?? 0) + 1);
     socket.once('close', () => {
-      open -= 1;
-      const left = (perAddress.get(address) ?? 1) - 1;
-      if (left === 0) perAddress.delete(address);
-      else perAddress.set(address, left);
+      open.delete(socket);
+      const left = (perNetwork.get(network) ?? 1) - 1;
+      if (left === 0) perNetwork.delete(network);
+      else perNetwork.set(network, left);
     });
-    secure?.call(server, socket);
+    for (const listener of begin) listener.call(server, socket);
   });
   server.on('tlsClientError', (_error, socket) => {
     socket.destroy();
-    options.refused?.('handshake');
+    refused?.('handshake');
   });
+  return open;
+}
+
+/** @returns what takes a token of those that come evenly, if there is one */
+function bucket(clock: Clock, perSecond: number): () => boolean {
+  const size = Math.max(1, 2 * perSecond);
+  let tokens = 2 * perSecond;
+  let filledAt = clock.monotonic();
+  return () => {
+    const now = clock.monotonic();
+    tokens = Math.min(size, tokens + ((now - filledAt) * perSecond) / 1000);
+    filledAt = now;
+    if (tokens < 1) return false;
+    tokens -= 1;
+    return true;
+  };
 }
 
 async function listen(server: Server, { host, port }: HttpsServerOptions): Promise<void> {

@@ -123,7 +123,7 @@ function observePages({ clock, metrics }: PagesParts) {
   });
   const refusals = metrics.counter({
     name: 'steeple_server_page_connections_refused_total',
-    help: 'Connections of the pages that were closed before a question',
+    help: 'Connections of the pages that were closed without an answer',
     labels: { endpoint, reason: ['connections', 'address', 'rate', 'handshake'] },
   });
   const shown = new Map<PageName, Watch<ServerCredentials | undefined>>();

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { addressScope, canonicalAddress } from '../../runtime/http-address.ts';
+import { addressScope, canonicalAddress, networkOf } from '../../runtime/http-address.ts';
 
 describe('canonicalAddress', () => {
   it.each([
@@ -17,6 +17,20 @@ describe('canonicalAddress', () => {
 
   it.each(['', 'example.org', '10.0.0', '1.2.3.4.5', ':::'])('knows that %j is none', (text) => {
     expect(canonicalAddress(text)).toBeUndefined();
+  });
+});
+
+describe('networkOf', () => {
+  it.each([
+    ['10.0.0.1', '10.0.0.1'],
+    ['::ffff:10.0.0.1', '10.0.0.1'],
+    ['2001:db8:1:2:3:4:5:6', '2001:db8:1:2'],
+    ['2001:db8:1:2::1', '2001:db8:1:2'],
+    ['2001:db8::1', '2001:db8:0:0'],
+    ['fe80::1%eth0', 'fe80:0:0:0'],
+    ['', ''],
+  ])('of %j is %j', (address, expected) => {
+    expect(networkOf(address)).toBe(expected);
   });
 });
 

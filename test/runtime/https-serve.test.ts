@@ -115,6 +115,14 @@ describe('an HTTPS server', () => {
     await expect(ask(port)).rejects.toThrow();
   });
 
+  it('ends what has not finished its handshake as well', async () => {
+    const { port, end } = await serve({ bounds: { patienceMs: 600_000 } });
+    const plain = connectPlain(port, '127.0.0.1');
+    plain.on('error', () => undefined).resume();
+    await once(plain, 'connect');
+    await end();
+  });
+
   it('promises nobody to read what comes with a question', async () => {
     const { port } = await serve();
     expect(await ask(port, { expect: '100-continue' })).toBe('200 GET /p?q from one');
@@ -175,6 +183,13 @@ describe('T-H05: a stranger', () => {
 
   it('cannot make the server do handshakes all the time', async () => {
     const { port, refusals } = await serve({ bounds: { connectionsPerSecond: 0.001 }, clock: { ...systemClock, monotonic: () => 0 } });
+    await expect(ask(port)).rejects.toThrow();
+    expect(refusals).toEqual(['rate']);
+  });
+
+  it('cannot ask all the time', async () => {
+    const { port, refusals } = await serve({ bounds: { requestsPerSecond: 1 }, clock: { ...systemClock, monotonic: () => 0 } });
+    expect([await ask(port), await ask(port)]).toEqual(['200 GET /p?q from one', '200 GET /p?q from one']);
     await expect(ask(port)).rejects.toThrow();
     expect(refusals).toEqual(['rate']);
   });
