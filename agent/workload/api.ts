@@ -80,7 +80,7 @@ export function workloadApi(options: WorkloadApiOptions): ServiceHandlers<Spiffe
   }
 
   /** Each message that says something new; the process is looked at again before each. */
-  async function* messages<T>(call: Call, wanted: Omit<UpdateWanted, 'caller'>, compose: (update: WorkloadUpdate) => T, sent?: (update: WorkloadUpdate) => void): AsyncGenerator<T> {
+  async function* messages<T>(call: Call, wanted: Omit<UpdateWanted, 'caller'>, compose: (update: WorkloadUpdate) => T, leaving?: (update: WorkloadUpdate) => void): AsyncGenerator<T> {
     const caller = call.connection;
     let last: T | undefined;
     for await (const next of callerUpdates(options, { ...wanted, caller }, call.signal)) {
@@ -90,9 +90,10 @@ export function workloadApi(options: WorkloadApiOptions): ServiceHandlers<Spiffe
       const message = compose(next.update);
       if (last === undefined || !isDeepStrictEqual(message, last)) {
         requireSame(caller.peer);
+        // Before, so that nothing leaves unrecorded: a caller that has its answer may hang up, and then nothing follows.
+        leaving?.(next.update);
         yield message;
         last = message;
-        sent?.(next.update);
         witness.updated(next.update.committedAt);
       }
       next.sent();
@@ -181,8 +182,6 @@ export function workloadApi(options: WorkloadApiOptions): ServiceHandlers<Spiffe
       const message = witSvidResponse(svids);
       if (last === undefined || !isDeepStrictEqual(message, last)) {
         requireSame(caller.peer);
-        yield message;
-        last = message;
         for (const { svid } of svids) {
           const before = delivered.get(svid.entryId);
           if (before?.serial === svid.jti) continue;
@@ -190,6 +189,8 @@ export function workloadApi(options: WorkloadApiOptions): ServiceHandlers<Spiffe
           delivered.set(svid.entryId, now);
           witness.delivered(caller, now, before);
         }
+        yield message;
+        last = message;
         witness.updated(from.update.committedAt);
       }
       from.sent();

@@ -222,6 +222,14 @@ describe('FetchX509SVID', () => {
     expect(told).toEqual(['matched 1', 'delivered spiffe://example.org/web', 'updated', 'refused workload.no-identity', 'closed']);
   });
 
+  it('puts on record what left, also when the caller hangs up at once', async () => {
+    await serve(testEntry('/web', ['a:1']));
+    const stream = api.FetchX509SVID({}, call());
+    await next(stream);
+    expect(told).toContain('delivered spiffe://example.org/web');
+    await stream.return(undefined);
+  });
+
   it('waits for a bundle to trust rather than send an identity without one', async () => {
     bundles.clear();
     const web = testEntry('/web', ['a:1']);
