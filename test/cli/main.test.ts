@@ -110,8 +110,9 @@ describe('the table of commands', () => {
       ...['create', 'show', 'update', 'delete', 'count'].map((word) => `entry ${word}`),
       ...['show', 'list', 'set', 'delete', 'count'].map((word) => `bundle ${word}`),
       ...['show', 'prepare', 'activate'].map((word) => `authority ${word}`),
+      ...['create', 'list', 'show', 'update', 'refresh', 'delete'].map((word) => `federation ${word}`),
       ...['fetch', 'watch', 'validate'].map((word) => `svid ${word}`),
-    ].concat('token generate', 'x509 mint', 'jwt mint', 'ledger list', 'ledger show', 'audit tail', 'audit search', 'explain', 'demo', 'completion');
+    ].concat('token generate', 'x509 mint', 'jwt mint', 'wit mint', 'ledger list', 'ledger show', 'audit tail', 'audit search', 'explain', 'demo', 'completion');
     expect(commands.map(({ name }) => name).toSorted()).toEqual(promised.toSorted());
   });
 
