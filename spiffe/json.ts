@@ -39,16 +39,20 @@ export function isJsonArray(value: JsonValue | undefined): value is readonly Jso
   return Array.isArray(value);
 }
 
+/** Made once: making one costs as much as reading a token. A byte order mark is kept, and then refused as a syntax error [RFC 8259 8.1]. */
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
 function decodeUtf8(bytes: Uint8Array): string {
   try {
-    // A byte order mark is kept, and then refused as a syntax error [RFC 8259 8.1].
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+    return utf8.decode(bytes);
   } catch (cause) {
     throw new SpiffeError('invalid', 'json.encoding', 'JSON text is not UTF-8', { cause });
   }
 }
 
-const space = /[ \t\n\r]*/y;
+const space = /[ \t\n\r]+/y;
+/** The last of the characters that space is made of; all others of JSON come after it. */
+const lastSpace = 0x20;
 const numberForm = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
 // Control characters must be escaped [RFC 8259 7].
 const stringForm = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y;
@@ -70,13 +74,13 @@ class Reader {
 
   document(): JsonValue {
     const value = this.#value(0);
-    this.#take(space);
+    this.#skipSpace();
     if (this.#at !== this.#text.length) throw syntaxError();
     return value;
   }
 
   #value(depth: number): JsonValue {
-    this.#take(space);
+    this.#skipSpace();
     const first = this.#text[this.#at];
     if (first === '{' || first === '[') {
       if (depth >= this.#limits.maxDepth) {
@@ -99,7 +103,7 @@ class Reader {
     const members = Object.create(null) as Record<string, JsonValue>;
     if (this.#skip('}')) return Object.freeze(members);
     do {
-      this.#take(space);
+      this.#skipSpace();
       if (this.#text[this.#at] !== '"') throw syntaxError();
       const name = this.#string();
       if (name in members) {
@@ -145,10 +149,17 @@ class Reader {
   }
 
   #skip(character: string): boolean {
-    this.#take(space);
+    this.#skipSpace();
     if (this.#text[this.#at] !== character) return false;
     this.#at += 1;
     return true;
+  }
+
+  /** Tokens have no space as a rule, which is seen faster than by the expression. */
+  #skipSpace(): void {
+    if (this.#text.charCodeAt(this.#at) > lastSpace) return;
+    space.lastIndex = this.#at;
+    if (space.test(this.#text)) this.#at = space.lastIndex;
   }
 
   #take(form: RegExp): string {

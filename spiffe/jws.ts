@@ -33,7 +33,7 @@ export function parseCompactJws(token: string): CompactJws {
     throw new SpiffeError('invalid', 'jws.form', 'text is not a signed token in compact form');
   }
   return {
-    header: decodeObject(header),
+    header: readHeader(header),
     claims: decodeObject(payload),
     signed: `${header}.${payload}`,
     signature: decodePart(signature),
@@ -59,6 +59,22 @@ export function instantOfClaim(value: JsonValue | undefined): number | undefined
 
 export function isClaimSecond(seconds: number): boolean {
   return Number.isInteger(seconds) && seconds >= 0 && seconds <= lastSecond;
+}
+
+/** Read headers by their text. All tokens of a key have the same one, and reading it costs as much as reading the claims. */
+const headers = new Map<string, JsonObject>();
+const keptHeaders = { count: 64, length: 256 } as const;
+
+function readHeader(part: string): JsonObject {
+  const known = headers.get(part);
+  if (known !== undefined) return known;
+  const header = decodeObject(part);
+  if (part.length > keptHeaders.length) return header;
+  // Whoever fills it with headers of their own makes the others be read again, and no more.
+  if (headers.size >= keptHeaders.count) headers.clear();
+  // A copy, because what was cut out of a token keeps all of it.
+  headers.set(Buffer.from(part).toString(), header);
+  return header;
 }
 
 function decodeObject(part: string): JsonObject {

@@ -4,6 +4,7 @@
  */
 import process from 'node:process';
 import { attestCri, attestDocker, attestKernel, attestPods, attestSystemd } from './attestation.ts';
+import { jwtValidate } from './client.ts';
 import { deliveryBench } from './delivery.ts';
 import { bundleFetch } from './federation.ts';
 import { lineOf, loadAverage, processorTimes, stealPercent, type Bench } from './figure.ts';
@@ -26,6 +27,7 @@ const benches: readonly Bench[] = [
   attestSystemd,
   attestPods,
   bundleFetch,
+  jwtValidate,
   starting,
   hashing,
   attesting,
