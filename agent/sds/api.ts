@@ -43,14 +43,17 @@ export function secretDiscovery(parts: ConversationParts): ServiceHandlers<Secre
     const caller = call.connection;
     const next = await firstUpdate(call, selection);
     const tokens = await tokensOf(next, selection, call);
-    const secrets = secretsOf(parts, { selection, update: next.update, validator, token: ({ audience }) => tokens.get(audience) });
+    const wanted = { selection, update: next.update, validator, token: ({ audience }: TokenMeaning) => tokens.get(audience) };
+    const secrets = secretsOf(parts, wanted);
     const unknown = [...names].filter((name) => !secrets.has(name));
     if (unknown.length > 0) {
       const told = JSON.stringify(unknown.slice(0, mostNamesTold));
       throw new SpiffeError('invalid', 'sds.unknown-name', `workload is not authorized for the requested identities ${told}`);
     }
     const there = [...secrets.values()].filter((secret): secret is Secret => secret !== 'pending');
-    if (there.length < secrets.size && names.size > 0) throw new SpiffeError('unavailable', 'sds.pending', 'not all secrets that were asked for are there yet');
+    if (there.length < secrets.size && names.size > 0) {
+      throw new SpiffeError('unavailable', 'sds.pending', 'not all secrets that were asked for are there yet');
+    }
     requireSame(caller.peer);
     const record = createRecord(witness, caller);
     record.came(next);
@@ -62,24 +65,29 @@ export function secretDiscovery(parts: ConversationParts): ServiceHandlers<Secre
   const firstUpdate = async (call: Call, { everything, names }: Selection): Promise<CallerUpdate> => {
     const bundles = new Set<string>([parts.names.bundle, parts.names.allBundles, trustDomainId(parts.trustDomain)]);
     const svids = everything ? !parts.bundlesForAll : [...names].some((name) => !bundles.has(name));
-    for await (const next of callerUpdates(parts, { caller: call.connection, svids, unregistered: parts.bundlesForAll && !svids }, call.signal)) return next;
+    const wanted = { caller: call.connection, svids, unregistered: parts.bundlesForAll && !svids };
+    for await (const next of callerUpdates(parts, wanted, call.signal)) return next;
     throw noIdentity();
   };
 
   /** By audience; all are of the first identity. */
   const tokensOf = async ({ update }: CallerUpdate, selection: Selection, call: Call): Promise<ReadonlyMap<string, HeldJwtSvid>> => {
-    const wanted = [...meaningsOf(selection, update, parts).values()].filter((meaning): meaning is TokenMeaning => meaning.kind === 'token');
+    const meanings = [...meaningsOf(selection, update, parts).values()];
+    const wanted = meanings.filter((meaning): meaning is TokenMeaning => meaning.kind === 'token');
     checkTokens(wanted.length);
     const { process } = call.connection;
+    const one = async ({ entry, audience }: TokenMeaning): Promise<readonly [string, HeldJwtSvid]> => [
+      audience,
+      await parts.tokens.fetch({ entry, audience: [audience], process }, call.signal),
+    ];
     try {
-      return new Map(
-        await Promise.all(
-          wanted.map(async ({ entry, audience }) => [audience, await parts.tokens.fetch({ entry, audience: [audience], process }, call.signal)] as const),
-        ),
-      );
+      return new Map(await Promise.all(wanted.map(one)));
     } catch (error) {
       if (!isSpiffeError(error)) throw error;
-      throw new SpiffeError('unavailable', 'sds.jwt-unavailable', `could not fetch JWT-SVID: ${error.message}`, { detail: { because: error.reason }, cause: error });
+      throw new SpiffeError('unavailable', 'sds.jwt-unavailable', `could not fetch JWT-SVID: ${error.message}`, {
+        detail: { because: error.reason },
+        cause: error,
+      });
     }
   };
 

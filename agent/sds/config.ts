@@ -31,7 +31,8 @@ export const sds = section({
     const same = names.slice(0, index).find((earlier) => config[earlier] === config[key]);
     if (same !== undefined) issue(key, `must differ from ${same}`);
   }
-  if ('spiffe://'.startsWith(config.jwt_prefix) || config.jwt_prefix.startsWith('spiffe://')) issue('jwt_prefix', 'must not look like a SPIFFE ID');
+  const { jwt_prefix: prefix } = config;
+  if ('spiffe://'.startsWith(prefix) || prefix.startsWith('spiffe://')) issue('jwt_prefix', 'must not look like a SPIFFE ID');
   if (config.enabled && !config.on_workload_socket && config.socket_path === undefined) {
     issue('on_workload_socket', 'leaves no socket to answer on; give socket_path too, or set enabled to false');
   }

@@ -102,7 +102,8 @@ export async function* converse<Message, Request, Response>(
       }
       const { selection } = dialect;
       if (newest !== undefined && selection !== undefined) {
-        const secrets = secretsOf(parts, { selection, update: newest.update, validator: validatorFor(node, parts.validator), token });
+        const validator = validatorFor(node, parts.validator);
+        const secrets = secretsOf(parts, { selection, update: newest.update, validator, token });
         tokens?.prune();
         const unknown = [...selection.names].filter((name) => !secrets.has(name));
         if (unknown.length > 0) trouble ??= createTrouble(parts, caller);

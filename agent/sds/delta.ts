@@ -30,7 +30,9 @@ export function createDelta(): Dialect<DeltaRequest> {
   const begin = ({ subscribe, versions }: DeltaRequest): void => {
     begun = true;
     everything = subscribe.length === 0;
-    for (const [name, version] of versions) if (everything || subscribe.includes(wildcard) || subscribe.includes(name)) known.set(name, version);
+    const all = everything || subscribe.includes(wildcard);
+    const asked = new Set(subscribe);
+    for (const [name, version] of versions) if (all || asked.has(name)) known.set(name, version);
   };
 
   return {

@@ -25,6 +25,10 @@ import type { ProxyNode } from './validator.ts';
 export const secretType = 'type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret';
 const spiffeValidatorType = 'type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig';
 const spiffeValidator = 'envoy.tls.cert_validator.spiffe';
+const messageNames = [
+  'envoy.extensions.transport_sockets.tls.v3.Secret',
+  'envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig',
+] as const;
 
 /** Longer than any SPIFFE ID, and than most audiences. */
 const longestName = 2_304;
@@ -142,7 +146,8 @@ export function bundleSecret(name: string, bundle: Bundle, form: BundleForm): Se
 export function allBundlesSecret(name: string, bundles: ReadonlyMap<TrustDomain, Bundle>, revoked: BundleForm['revoked']): Secret {
   const sorted = [...bundles.values()].toSorted((a, b) => (a.trustDomain < b.trustDomain ? -1 : 1));
   const lists = sorted.flatMap(({ trustDomain }) => revoked(trustDomain)?.pem ?? []);
-  const version = digest(Buffer.from(JSON.stringify([name, ...sorted.map((bundle) => [bundle.trustDomain, digest(pemOf(bundle))]), ...lists.map(digest)])));
+  const parts = sorted.map((bundle) => [bundle.trustDomain, digest(pemOf(bundle))]);
+  const version = digest(Buffer.from(JSON.stringify([name, parts, lists.map(digest)])));
   if (lastOfAll?.version === version) return lastOfAll;
   const crl = lists.length === 0 ? {} : { crl: { inline_bytes: Buffer.concat(lists) } };
   let encoded: Buffer | undefined;
@@ -166,20 +171,24 @@ function composed(name: string, version: string, type: Omit<SecretMessage, 'name
 function validatorOf(bundles: readonly Bundle[]): CertificateValidationContext {
   const config = messages()['envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig'];
   const trust_domains = bundles.map((bundle) => ({ name: bundle.trustDomain, trust_bundle: { inline_bytes: pemOf(bundle) } }));
-  return { custom_validator_config: { name: spiffeValidator, typed_config: { type_url: spiffeValidatorType, value: config.serialize({ trust_domains }) } } };
+  const typed_config = { type_url: spiffeValidatorType, value: config.serialize({ trust_domains }) };
+  return { custom_validator_config: { name: spiffeValidator, typed_config } };
 }
 
 function encodeSecret(secret: SecretMessage): Buffer {
   return messages()['envoy.extensions.transport_sockets.tls.v3.Secret'].serialize(secret);
 }
 
-function messages(): ReturnType<typeof loadMessages<'envoy.extensions.transport_sockets.tls.v3.Secret' | 'envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig'>> {
-  return loadMessages('envoy.extensions.transport_sockets.tls.v3.Secret', 'envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig');
+function messages(): ReturnType<typeof loadMessages<(typeof messageNames)[number]>> {
+  return loadMessages(...messageNames);
 }
 
 function pemOf(bundle: Bundle): Buffer {
   let pem = bundlePems.get(bundle);
-  if (pem === undefined) bundlePems.set(bundle, (pem = Buffer.from(formatPemCertificates(bundle.x509Authorities.map(({ certificate }) => certificate)))));
+  if (pem === undefined) {
+    pem = Buffer.from(formatPemCertificates(bundle.x509Authorities.map(({ certificate }) => certificate)));
+    bundlePems.set(bundle, pem);
+  }
   return pem;
 }
 

@@ -84,5 +84,6 @@ function bundleMeaning(bundle: Bundle | undefined): Meaning {
 }
 
 function everyName({ entries, bundles }: WorkloadUpdate, { trustDomain }: NamingContext): readonly string[] {
-  return [...entries.map(({ spiffeId }) => spiffeId), trustDomainId(trustDomain), ...[...bundles.keys()].map((domain) => trustDomainId(domain))];
+  const domains = [trustDomain, ...bundles.keys()];
+  return [...entries.map(({ spiffeId }) => spiffeId), ...domains.map((domain) => trustDomainId(domain))];
 }

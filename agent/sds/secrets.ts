@@ -40,7 +40,8 @@ export function secretsOf(parts: SecretParts, wanted: Wanted): Secrets {
   return secrets;
 }
 
-function secretOf(name: string, meaning: Meaning, { revoked = notRevoked }: SecretParts, { validator, token }: Wanted): Secret | 'pending' | undefined {
+function secretOf(name: string, meaning: Meaning, parts: SecretParts, { validator, token }: Wanted): Secret | 'pending' | undefined {
+  const { revoked = notRevoked } = parts;
   switch (meaning.kind) {
     case 'svid':
       return svidSecret(name, meaning.svid);

@@ -76,8 +76,11 @@ export function createStreamTokens({ clock, tokens, process, signal, ring }: Str
       const { entry, audience } = meaning;
       const key = JSON.stringify([entry.id, entry.revisionNumber, audience]);
       let token = kept.get(key);
-      // One with an ID is kept by nobody else, so asking again signs another.
-      if (token === undefined) kept.set(key, (token = { svid: undefined, fetching: false, againAt: 0, looked: true, single: entry.jwtSvidIncludeJti }));
+      if (token === undefined) {
+        // One with an ID is kept by nobody else, so asking again signs another.
+        token = { svid: undefined, fetching: false, againAt: 0, looked: true, single: entry.jwtSvidIncludeJti };
+        kept.set(key, token);
+      }
       token.looked = true;
       if (!token.fetching && clock.now() >= token.againAt) void fetch(meaning, token);
       return token.svid !== undefined && clock.now() < token.svid.expiresAt ? token.svid : undefined;

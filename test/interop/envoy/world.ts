@@ -2,11 +2,14 @@
  * What stands around the proxies of a test: plain services that answer with what they were told of their caller, a trust
  * domain of its own with nothing but a certificate, and a steady load. The proxies themselves are `config.ts`.
  */
-import { createServer, get, Agent, type Server } from 'node:http';
+import { Agent, createServer, get, type ClientRequest, type IncomingMessage, type Server } from 'node:http';
 import { Agent as TlsAgent, createServer as createTlsServer, get as getTls } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { formatPemCertificates } from '../../../spiffe/pem.ts';
 import { authorityExtensions, ecPair, extension, forgeCertificate, leafExtensions, nameOf } from '../../help/forge.ts';
+
+/** For one answer; a call takes a few milliseconds. */
+const patienceMs = 10_000;
 
 export interface Service extends AsyncDisposable {
   readonly port: number;
@@ -94,11 +97,24 @@ export async function startForeign(trustDomain: string): Promise<Foreign> {
 /** One call on a connection of its own; the status, or what went wrong. */
 export function callTls(port: number, { cert, key }: { readonly cert: string; readonly key: string }): Promise<number | string> {
   const agent = new TlsAgent({ keepAlive: false, maxCachedSessions: 0 });
+  return answerOf((take) => getTls({ host: '127.0.0.1', port, cert, key, rejectUnauthorized: false, agent }, take));
+}
+
+/** Always comes to an end, whatever becomes of the connection. */
+function answerOf(ask: (take: (response: IncomingMessage) => void) => ClientRequest): Promise<number | string> {
   return new Promise((resolve) => {
-    getTls({ host: '127.0.0.1', port, cert, key, rejectUnauthorized: false, agent }, (response) => {
-      response.resume();
-      response.once('end', () => resolve(response.statusCode ?? 0));
-    }).once('error', (error) => resolve(error.message));
+    const request = ask((response) => {
+      let body = '';
+      response.setEncoding('utf8').on('data', (more: string) => (body += more));
+      response.once('error', (error) => resolve(error.message));
+      response.once('close', () => {
+        if (!response.complete) resolve('the answer was cut off');
+        else resolve(response.statusCode === 200 ? 200 : `${response.statusCode} ${body.slice(0, 200)}`);
+      });
+    });
+    request.setTimeout(patienceMs, () => request.destroy(new Error(`no answer in ${patienceMs} ms`)));
+    request.once('error', (error) => resolve(error.message));
+    request.once('close', () => resolve('closed without an answer'));
   });
 }
 
@@ -145,16 +161,7 @@ export function startLoad(targets: readonly (() => Promise<number | string>)[], 
 /** Calls a plain listener, over connections that are kept. */
 export function plainCaller(port: number): () => Promise<number | string> {
   const agent = new Agent({ keepAlive: true, maxSockets: 16 });
-  return () =>
-    new Promise((resolve) => {
-      const request = get({ host: '127.0.0.1', port, agent, timeout: 10_000 }, (response) => {
-        let body = '';
-        response.setEncoding('utf8').on('data', (more: string) => (body += more));
-        response.once('end', () => resolve(response.statusCode === 200 ? 200 : `${response.statusCode} ${body.slice(0, 200)}`));
-      });
-      request.once('timeout', () => request.destroy(new Error('no answer in 10 s')));
-      request.once('error', (error) => resolve(error.message));
-    });
+  return () => answerOf((take) => get({ host: '127.0.0.1', port, agent }, take));
 }
 
 function listening(server: Pick<Server, 'listen' | 'address' | 'once'>): Promise<number> {
