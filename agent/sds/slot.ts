@@ -7,7 +7,7 @@ import type { Clock } from '../../runtime/clock.ts';
 
 export interface Bell {
   /** Ends the wait that is on, or the next one. */
-  ring(): void;
+  readonly ring: () => void;
   /** Waits for a ring, or for a wall-clock instant if there is one. Rejects with the signal's reason. */
   wait(at: number | undefined): Promise<void>;
 }
