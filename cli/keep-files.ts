@@ -7,7 +7,14 @@ import type { JwtBundles, WorkloadApi, X509Context } from '../client/index.ts';
 import { linkedController } from '../runtime/abort.ts';
 import { backoffMs } from '../runtime/backoff.ts';
 import { systemClock } from '../runtime/clock.ts';
-import { deliverFiles, type FileChange, type FileDeliveryEvent, type FileSet, untilOther, type WantedFiles } from '../runtime/file-delivery.ts';
+import {
+  deliverFiles,
+  type FileChange,
+  type FileDeliveryEvent,
+  type FileSet,
+  untilOther,
+  type WantedFiles,
+} from '../runtime/file-delivery.ts';
 import { createSecretDirectory, type FileOwner } from '../runtime/secret-files.ts';
 import { createWatch, type WatchSource } from '../runtime/watch.ts';
 import { type Bundle, composeBundle } from '../spiffe/bundle.ts';
@@ -111,7 +118,7 @@ export async function keepFiles(api: WorkloadApi, keeping: Keeping, io: KeepingI
       for await (const context of api.watchX509Context(stop.signal, { onError: lost })) {
         const svid = chosen(keeping, context.svids);
         if (svid === undefined) {
-          lost(new SpiffeError('denied', 'cli.svid.not-granted', 'none of the identities of this process is the one that is asked for'));
+          lost(new SpiffeError('denied', 'cli.svid.not-granted', 'no identity of this process is the one that is asked for'));
           continue;
         }
         known.context = context;
@@ -145,7 +152,10 @@ export async function keepFiles(api: WorkloadApi, keeping: Keeping, io: KeepingI
 }
 
 function chosen({ spiffeId, hint }: Keeping, svids: readonly X509Svid[]): X509Svid | undefined {
-  return svids.find((svid) => (spiffeId === undefined || svid.spiffeId === spiffeId) && (hint === undefined || svid.hint === hint));
+  return svids.find((svid) => {
+    if (spiffeId !== undefined && svid.spiffeId !== spiffeId) return false;
+    return hint === undefined || svid.hint === hint;
+  });
 }
 
 /** @returns undefined while something is not there yet */
@@ -157,7 +167,8 @@ function composed(keeping: Keeping, known: Known, svid: X509Svid | undefined): W
   const trustDomain = trustDomainOf(svid.spiffeId);
   const given = new Map([...tokens].flatMap(([name, token]) => (token === undefined ? [] : [[name, token] as const])));
   const bundles = new Map([...context.bundles.keys()].map((name) => [name, bundleOf(name, context, jwtBundles)] as const));
-  const contents = credentialFiles(keeping.names, { chain: svid.chain, key: svid.privateKey, trustDomain, bundles, tokens: given });
+  const { chain, privateKey: key } = svid;
+  const contents = credentialFiles(keeping.names, { chain, key, trustDomain, bundles, tokens: given });
   const files = contents.map(({ name, content, secret }) => ({ name, content, mode: secret ? keeping.secretMode : publicMode }));
   return { is: 'files', set: { files, svid, bundles: context.bundles } };
 }
@@ -181,7 +192,8 @@ interface TokenKeeping {
 }
 
 /** A token of the identity, a new one at half of its life or when the identity is another. */
-async function keepToken(api: WorkloadApi, { file, identity, known, compose, problem }: TokenKeeping, signal: AbortSignal): Promise<void> {
+async function keepToken(api: WorkloadApi, keeping: TokenKeeping, signal: AbortSignal): Promise<void> {
+  const { file, identity, known, compose, problem } = keeping;
   let failures = 0;
   let of: SpiffeId | undefined;
   for (;;) {
@@ -218,5 +230,6 @@ async function keepToken(api: WorkloadApi, { file, identity, known, compose, pro
 }
 
 function spiffeError(error: unknown): SpiffeError {
-  return error instanceof SpiffeError ? error : new SpiffeError('internal', 'cli.svid.unexpected', 'unexpected failure', { cause: error });
+  if (error instanceof SpiffeError) return error;
+  return new SpiffeError('internal', 'cli.svid.unexpected', 'unexpected failure', { cause: error });
 }

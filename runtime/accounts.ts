@@ -10,14 +10,16 @@ const largestId = 0xffff_fffe;
 /** @throws missing `accounts.user`, unavailable `accounts.unreadable` */
 export async function findUser(name: string, file = '/etc/passwd'): Promise<number> {
   const id = await find(name, file);
-  if (id === undefined) throw new SpiffeError('missing', 'accounts.user', `${file} knows no user ${name}; give a number if another source does`);
+  const message = `${file} knows no user ${name}; give a number if another source does`;
+  if (id === undefined) throw new SpiffeError('missing', 'accounts.user', message);
   return id;
 }
 
 /** @throws missing `accounts.group`, unavailable `accounts.unreadable` */
 export async function findGroup(name: string, file = '/etc/group'): Promise<number> {
   const id = await find(name, file);
-  if (id === undefined) throw new SpiffeError('missing', 'accounts.group', `${file} knows no group ${name}; give a number if another source does`);
+  const message = `${file} knows no group ${name}; give a number if another source does`;
+  if (id === undefined) throw new SpiffeError('missing', 'accounts.group', message);
   return id;
 }
 

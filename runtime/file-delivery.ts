@@ -15,7 +15,10 @@ export interface FileSet {
 }
 
 /** `nothing`: leave what is there. `removed`: take away what is there. */
-export type WantedFiles<S extends FileSet> = { readonly is: 'nothing' } | { readonly is: 'removed' } | { readonly is: 'files'; readonly set: S };
+export type WantedFiles<S extends FileSet> =
+  | { readonly is: 'nothing' }
+  | { readonly is: 'removed' }
+  | { readonly is: 'files'; readonly set: S };
 
 export type FileChange = 'updated' | 'removed';
 
@@ -45,7 +48,11 @@ const retry: BackoffPolicy = { firstMs: 1_000, factor: 2, longestMs: 60_000, jit
 const lookEveryMs = 30_000;
 
 /** Runs until the signal aborts, and rejects with its reason; the directory is closed then. */
-export async function deliverFiles<S extends FileSet>(options: FileDeliveryOptions<S>, wanted: Watch<WantedFiles<S>>, signal: AbortSignal): Promise<never> {
+export async function deliverFiles<S extends FileSet>(
+  options: FileDeliveryOptions<S>,
+  wanted: Watch<WantedFiles<S>>,
+  signal: AbortSignal,
+): Promise<never> {
   const { clock, random, directory, onEvent } = options;
   const progress: Progress<S> = { delivered: undefined, removedNotTold: false };
   let failures = 0;
@@ -140,5 +147,6 @@ export async function untilOther<T>(clock: Clock, watch: Watch<T>, value: T, ms:
 }
 
 function errorOf(caught: unknown): SpiffeError {
-  return caught instanceof SpiffeError ? caught : new SpiffeError('internal', 'file-delivery.unexpected', 'delivering files failed unexpectedly', { cause: caught });
+  if (caught instanceof SpiffeError) return caught;
+  return new SpiffeError('internal', 'file-delivery.unexpected', 'delivering files failed unexpectedly', { cause: caught });
 }

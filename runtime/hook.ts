@@ -54,11 +54,13 @@ export async function runHook(hook: Hook, clock: Clock, signal: AbortSignal): Pr
       if (first.code === 0) return;
       const how = first.code === null ? `signal ${first.signal ?? ''}` : `exit code ${first.code}`;
       const told = said.trim();
-      throw new SpiffeError('unavailable', 'hook.failed', `${program} ended with ${how}${told === '' ? '' : `: ${told}`}`, { detail: { program, how } });
+      const message = `${program} ended with ${how}${told === '' ? '' : `: ${told}`}`;
+      throw new SpiffeError('unavailable', 'hook.failed', message, { detail: { program, how } });
     }
     await putDown(child, ended, clock);
     if (first === 'stopped') throw abortReason(signal);
-    throw new SpiffeError('unavailable', 'hook.deadline', `${program} did not end within ${hook.timeoutMs} ms`, { detail: { program } });
+    const message = `${program} did not end within ${hook.timeoutMs} ms`;
+    throw new SpiffeError('unavailable', 'hook.deadline', message, { detail: { program } });
   } finally {
     over.abort(new Error('the hook is over'));
     over.unlink();
@@ -77,8 +79,9 @@ function endOf(child: ChildProcess, program: string): Promise<End> {
     child.once('exit', (code, signal) => resolve({ code, signal }));
     child.once('error', (cause) => {
       const missing = 'code' in cause && (cause.code === 'ENOENT' || cause.code === 'EACCES');
-      if (missing) reject(new SpiffeError('missing', 'hook.missing', `${program} is not there or cannot be run`, { detail: { program }, cause }));
-      else reject(new SpiffeError('unavailable', 'hook.failed', `${program} could not be started`, { detail: { program }, cause }));
+      const context = { detail: { program }, cause };
+      if (missing) reject(new SpiffeError('missing', 'hook.missing', `${program} is not there or cannot be run`, context));
+      else reject(new SpiffeError('unavailable', 'hook.failed', `${program} could not be started`, context));
     });
   });
   ended.catch(() => undefined);
@@ -102,5 +105,6 @@ async function requireOwn(program: string): Promise<void> {
   });
   const self = effectiveUid();
   if ((stats.uid === 0 || stats.uid === self) && (stats.mode & 0o022) === 0) return;
-  throw new SpiffeError('denied', 'hook.writable', `${program} belongs to, or may be written by, someone else`, { detail: { program } });
+  const message = `${program} belongs to, or may be written by, someone else`;
+  throw new SpiffeError('denied', 'hook.writable', message, { detail: { program } });
 }

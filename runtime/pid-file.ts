@@ -38,22 +38,25 @@ export async function signalByPidFile(wanted: PidFileSignal): Promise<void> {
     const self = effectiveUid();
     // Whoever may write the file chooses who gets the signal: only among processes of their own.
     if (uid !== 0 && uid !== self && uid !== process.uid) {
-      throw new SpiffeError('denied', 'pid-file.owner', `${pidFile} belongs to user ${uid}, but process ${pid} to user ${process.uid}`, { detail: { pid } });
+      const message = `${pidFile} belongs to user ${uid}, but process ${pid} to user ${process.uid}`;
+      throw new SpiffeError('denied', 'pid-file.owner', message, { detail: { pid } });
     }
     if (executable !== undefined) {
       // An upgrade replaces the file of a program that runs on.
       if (process.executable.replace(/ \(deleted\)$/, '') !== executable) {
-        throw new SpiffeError('conflict', 'pid-file.executable', `process ${pid} of ${pidFile} runs ${process.executable}, not ${executable}`, { detail: { pid } });
+        const message = `process ${pid} of ${pidFile} runs ${process.executable}, not ${executable}`;
+        throw new SpiffeError('conflict', 'pid-file.executable', message, { detail: { pid } });
       }
     } else if (process.startedAt > writtenAt + slackMs) {
-      const message = `process ${pid} is younger than ${pidFile}: not the one that wrote it, or the clock was set; say which executable it must be`;
+      const message = `process ${pid} is younger than ${pidFile}; if that is for the clock, say which executable it must be`;
       throw new SpiffeError('conflict', 'pid-file.stale', message, { detail: { pid } });
     }
     signalPidfd(pidfd, `SIG${wanted.signal}`);
   } catch (error) {
     if (error instanceof SpiffeError) throw error;
     if (systemCode(error) === 'ESRCH') throw gone(pid, pidFile);
-    throw new SpiffeError('unavailable', 'pid-file.failed', `process ${pid} of ${pidFile} could not be sent a signal`, { detail: { pid }, cause: error });
+    const message = `process ${pid} of ${pidFile} could not be sent a signal`;
+    throw new SpiffeError('unavailable', 'pid-file.failed', message, { detail: { pid }, cause: error });
   } finally {
     closeDescriptor(pidfd);
   }
@@ -92,7 +95,8 @@ function hold(pid: number, file: string): number {
     return openPidfd(pid);
   } catch (error) {
     if (systemCode(error) === 'ESRCH') throw gone(pid, file);
-    throw new SpiffeError('unavailable', 'pid-file.failed', `process ${pid} of ${file} cannot be held on to`, { detail: { pid }, cause: error });
+    const message = `process ${pid} of ${file} cannot be held on to`;
+    throw new SpiffeError('unavailable', 'pid-file.failed', message, { detail: { pid }, cause: error });
   }
 }
 
@@ -122,5 +126,6 @@ function bootedAt(): number {
 }
 
 function gone(pid: number, file: string): SpiffeError {
-  return new SpiffeError('missing', 'pid-file.no-process', `there is no process ${pid}, which ${file} names`, { detail: { pid } });
+  const message = `there is no process ${pid}, which ${file} names`;
+  return new SpiffeError('missing', 'pid-file.no-process', message, { detail: { pid } });
 }

@@ -8,7 +8,22 @@
  */
 import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { chmod, lstat, mkdir, open, readdir, readFile, readlink, realpath, rename, rm, stat, symlink, unlink, type FileHandle } from 'node:fs/promises';
+import {
+  chmod,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  readlink,
+  realpath,
+  rename,
+  rm,
+  stat,
+  symlink,
+  unlink,
+  type FileHandle,
+} from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { SpiffeError } from '../spiffe/errors.ts';
 import { translated } from './files.ts';
@@ -67,7 +82,8 @@ export function isFileName(name: string): boolean {
 
 /**
  * Nothing is looked at before the first use. Every method
- * @throws denied `secret-files.path|owner|writable`, conflict `secret-files.in-use|in-the-way`, invalid `secret-files.not-absolute`, and as `translated`
+ * @throws denied `secret-files.path|owner|writable`, conflict `secret-files.in-use|in-the-way`,
+ *   invalid `secret-files.not-absolute`, and as `translated`
  */
 export function createSecretDirectory(options: SecretDirectoryOptions): SecretDirectory {
   const { path } = options;
@@ -129,7 +145,8 @@ export function createSecretDirectory(options: SecretDirectoryOptions): SecretDi
       const target = await linkOf(within(handle, name));
       const free = target === undefined || (name === current ? generationForm.test(target) : target === join(current, name));
       if (free) continue;
-      throw new SpiffeError('conflict', 'secret-files.in-the-way', `${join(path, name)} is there already and not from here; move it away`, {
+      const message = `${join(path, name)} is there already and not from here; move it away`;
+      throw new SpiffeError('conflict', 'secret-files.in-the-way', message, {
         detail: { path: join(path, name) },
       });
     }
@@ -205,7 +222,8 @@ export function createSecretDirectory(options: SecretDirectoryOptions): SecretDi
         const generation = await generationOf(handle);
         if (generation === undefined) return;
         await step('settle');
-        await (await open(within(handle, generation, marker), constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW, 0o600)).close();
+        const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW;
+        await (await open(within(handle, generation, marker), flags, 0o600)).close();
         await syncDirectory(within(handle, generation));
         await prune(handle, generation);
         await handle.sync();
@@ -241,7 +259,8 @@ async function openPlace(path: string, create: boolean): Promise<FileHandle> {
   const parent = dirname(path);
   const real = await realpath(parent);
   if (real !== parent) {
-    throw new SpiffeError('denied', 'secret-files.path', `${parent} leads through a symbolic link; write ${join(real, basename(path))}`, { detail: { path } });
+    const message = `${parent} leads through a symbolic link; write ${join(real, basename(path))}`;
+    throw new SpiffeError('denied', 'secret-files.path', message, { detail: { path } });
   }
   const self = effectiveUid();
   for (let at = parent; ; at = dirname(at)) {
@@ -280,14 +299,16 @@ async function makeDirectory(path: string): Promise<boolean> {
 }
 
 function foreign(path: string, uid: number): SpiffeError {
-  return new SpiffeError('denied', 'secret-files.owner', `${path} belongs to user ${uid}, who could put other files in the place of these`, {
+  const message = `${path} belongs to user ${uid}, who could put other files in the place of these`;
+  return new SpiffeError('denied', 'secret-files.owner', message, {
     detail: { path, owner: uid },
   });
 }
 
 function writable(path: string, mode: number): SpiffeError {
   const digits = (mode & 0o7777).toString(8).padStart(4, '0');
-  return new SpiffeError('denied', 'secret-files.writable', `${path} has mode ${digits}: others could put other files in the place of these`, {
+  const message = `${path} has mode ${digits}: others could put other files in the place of these`;
+  return new SpiffeError('denied', 'secret-files.writable', message, {
     detail: { path, mode: digits },
   });
 }

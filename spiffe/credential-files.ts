@@ -72,8 +72,12 @@ export function credentialFiles(names: CredentialFileNames, credentials: FileCre
 
 function bundleText(format: BundleFormat, { trustDomain, bundles }: FileCredentials): string {
   const own = bundles.get(trustDomain);
-  if (own === undefined) throw new SpiffeError('unavailable', 'credential-files.no-bundle', `there is no bundle of ${trustDomain} yet`);
-  const others = [...bundles.values()].filter((bundle) => bundle !== own).toSorted((a, b) => (a.trustDomain < b.trustDomain ? -1 : 1));
+  if (own === undefined) {
+    throw new SpiffeError('unavailable', 'credential-files.no-bundle', `there is no bundle of ${trustDomain} yet`);
+  }
+  const others = [...bundles.values()]
+    .filter((bundle) => bundle !== own)
+    .toSorted((a, b) => (a.trustDomain < b.trustDomain ? -1 : 1));
   switch (format) {
     case 'pem':
       return authoritiesOf([own]);
@@ -82,10 +86,14 @@ function bundleText(format: BundleFormat, { trustDomain, bundles }: FileCredenti
     case 'spiffe':
       return `${formatBundleDocument(own)}\n`;
     case 'spiffe_map':
-      return `{"trust_domains":{${[own, ...others].map((bundle) => `${JSON.stringify(bundle.trustDomain)}:${formatBundleDocument(bundle)}`).join(',')}}}\n`;
+      return `{"trust_domains":{${[own, ...others].map(memberOf).join(',')}}}\n`;
   }
 }
 
 function authoritiesOf(bundles: readonly Bundle[]): string {
   return formatPemCertificates(bundles.flatMap(({ x509Authorities }) => x509Authorities.map(({ certificate }) => certificate)));
+}
+
+function memberOf(bundle: Bundle): string {
+  return `${JSON.stringify(bundle.trustDomain)}:${formatBundleDocument(bundle)}`;
 }

@@ -9,8 +9,10 @@ import { isFileName } from '../../runtime/secret-files.ts';
 import { bundleFormats, usualFileNames } from '../../spiffe/credential-files.ts';
 import { parseSpiffeId } from '../../spiffe/id.ts';
 
-const fileName = (): z.ZodString => z.string().refine(isFileName, 'must be a plain file name: letters, digits, . _ -, not beginning with a dot');
-const account = (): z.ZodString => z.string().regex(/^(?:\d{1,10}|[A-Za-z_][A-Za-z0-9._-]{0,31}\$?)$/, 'must be the name or number of an account');
+const fileName = (): z.ZodString =>
+  z.string().refine(isFileName, 'must be a plain file name: letters, digits, . _ -, not beginning with a dot');
+const account = (): z.ZodString =>
+  z.string().regex(/^(?:\d{1,10}|[A-Za-z_][A-Za-z0-9._-]{0,31}\$?)$/, 'must be the name or number of an account');
 
 const files = section({
   certificate: fileName().optional(),
@@ -36,7 +38,10 @@ const delivery = section({
   /** What becomes of the files when the identity is taken away. */
   on_loss: z.enum(['keep', 'remove']).default('keep'),
   hook: section({
-    command: z.array(z.string().min(1)).min(1).refine(([program = '']) => program.startsWith('/'), 'must begin with an absolute path'),
+    command: z
+      .array(z.string().min(1))
+      .min(1)
+      .refine(([program = '']) => program.startsWith('/'), 'must begin with an absolute path'),
     timeout: duration({ min: '1s', max: '10m' }).prefault('30s'),
   }).optional(),
   signal: section({
@@ -45,7 +50,8 @@ const delivery = section({
     executable: absolutePath().optional(),
   }).optional(),
 }).superRefine((config, context) => {
-  const issue = (where: readonly string[], message: string): void => context.addIssue({ code: 'custom', path: [...where], message });
+  const issue = (where: readonly string[], message: string): void =>
+    context.addIssue({ code: 'custom', path: [...where], message });
   const names = [...Object.values(config.files), ...config.jwt.map(({ file }) => file)].filter((name) => name !== undefined);
   if (names.length === 0) issue(['files'], 'nothing is to be written');
   if (new Set(names).size !== names.length) issue(['files'], 'two files have the same name');

@@ -6,7 +6,13 @@ import { linkedController, untilAborted } from '../../runtime/abort.ts';
 import { findGroup, findUser } from '../../runtime/accounts.ts';
 import { backoffMs } from '../../runtime/backoff.ts';
 import type { Clock } from '../../runtime/clock.ts';
-import { deliverFiles, type FileChange, type FileDeliveryEvent, type FileSet, type WantedFiles } from '../../runtime/file-delivery.ts';
+import {
+  deliverFiles,
+  type FileChange,
+  type FileDeliveryEvent,
+  type FileSet,
+  type WantedFiles,
+} from '../../runtime/file-delivery.ts';
 import { runHook } from '../../runtime/hook.ts';
 import { signalByPidFile } from '../../runtime/pid-file.ts';
 import { createSecretDirectory, type FileOwner, type SecretDirectory } from '../../runtime/secret-files.ts';
@@ -89,7 +95,13 @@ export function deliveryTask(config: DeliveryConfig, parts: DeliveryParts): Task
         compose: (stop) => compose({ config, parts, caller, wanted, onEvent }, stop),
         write: (stop) =>
           deliverFiles<IdentityFiles>(
-            { clock, random, directory: directoryOf(config), notify: (change, until) => notify(config, change, clock, until), onEvent: seen },
+            {
+              clock,
+              random,
+              directory: directoryOf(config),
+              notify: (change, until) => notify(config, change, clock, until),
+              onEvent: seen,
+            },
             wanted,
             stop,
           ),
@@ -150,7 +162,8 @@ async function compose(composing: Composing, signal: AbortSignal): Promise<void>
 }
 
 /** Makes what an update says the files that are wanted; yields when to look at the same update again, if ever. */
-function createComposer({ config, parts, caller, wanted, onEvent }: Composing): (next: CallerUpdate, signal: AbortSignal) => Promise<number | undefined> {
+function createComposer(composing: Composing): (next: CallerUpdate, signal: AbortSignal) => Promise<number | undefined> {
+  const { config, parts, caller, wanted, onEvent } = composing;
   const { clock, trustDomain, witness } = parts;
   const keepToken = createTokenKeeper({ config, parts, caller, onEvent });
   const secretMode = Number.parseInt(config.key_mode, 8);
@@ -213,12 +226,10 @@ interface KeptTokens {
   readonly lookAt: number | undefined;
 }
 
-function createTokenKeeper({
-  config,
-  parts,
-  caller,
-  onEvent,
-}: Pick<Composing, 'config' | 'parts' | 'caller' | 'onEvent'>): (entry: RegistrationEntry, signal: AbortSignal) => Promise<KeptTokens> {
+type TokenKeeper = (entry: RegistrationEntry, signal: AbortSignal) => Promise<KeptTokens>;
+
+function createTokenKeeper(composing: Pick<Composing, 'config' | 'parts' | 'caller' | 'onEvent'>): TokenKeeper {
+  const { config, parts, caller, onEvent } = composing;
   const { clock, random } = parts;
   const kept = new Map<string, { readonly svid: HeldJwtSvid | undefined; readonly lookAt: number; readonly failures: number }>();
 
@@ -230,7 +241,8 @@ function createTokenKeeper({
       () => undefined,
     );
     try {
-      return await untilAborted(parts.tokens.fetch({ entry, audience, process: caller.process }, patience.signal), patience.signal);
+      const request = { entry, audience, process: caller.process };
+      return await untilAborted(parts.tokens.fetch(request, patience.signal), patience.signal);
     } finally {
       patience.abort(late);
       patience.unlink();

@@ -12,22 +12,31 @@ export interface DeliveryObserver {
   readonly problems: () => readonly string[];
 }
 
-export function observeDeliveries(names: readonly string[], { log, metrics }: { readonly log: Logger; readonly metrics: Metrics }): DeliveryObserver {
+const failures = { write: 'its files could not be written', notify: 'its program could not be told' } as const;
+
+export interface DeliveryObserverParts {
+  readonly log: Logger;
+  readonly metrics: Metrics;
+}
+
+/** @param names of all deliveries */
+export function observeDeliveries(names: readonly string[], { log, metrics }: DeliveryObserverParts): DeliveryObserver {
   const problems = new Map(names.map((name) => [name, 'nothing was delivered yet']));
   const steps = metrics.counter({
     name: 'steeple_agent_file_deliveries_total',
     help: 'Sets of files written for deliveries, and programs told of them',
     labels: { step: ['write', 'notify'], outcome: ['done', 'failed'] },
   });
-  metrics.observedGauge({ name: 'steeple_agent_file_deliveries_unmet', help: 'Deliveries whose files are not the newest, or whose program was not told' }, () => problems.size);
+  const unmet = 'Deliveries whose files are not the newest, or whose program was not told';
+  metrics.observedGauge({ name: 'steeple_agent_file_deliveries_unmet', help: unmet }, () => problems.size);
 
   return {
     onEvent(name, event) {
       switch (event.what) {
         case 'written': {
-          const { svid } = event.set;
+          const { spiffeId, serial, expiresAt } = event.set.svid;
           steps.inc({ step: 'write', outcome: 'done' });
-          log.info('delivery.written', { name, spiffeId: svid.spiffeId, serial: svid.serial, expiresAt: new Date(svid.expiresAt).toISOString() });
+          log.info('delivery.written', { name, spiffeId, serial, expiresAt: new Date(expiresAt).toISOString() });
           break;
         }
         case 'notified':
@@ -43,7 +52,7 @@ export function observeDeliveries(names: readonly string[], { log, metrics }: { 
           log.warn('delivery.removed', { name });
           break;
         case 'failed':
-          problems.set(name, `${event.step === 'write' ? 'its files could not be written' : 'its program could not be told'} (${event.error.reason})`);
+          problems.set(name, `${failures[event.step]} (${event.error.reason})`);
           steps.inc({ step: event.step, outcome: 'failed' });
           log.error('delivery.failed', { name, task: event.step, reason: event.error.reason, error: event.error });
           break;
@@ -53,7 +62,7 @@ export function observeDeliveries(names: readonly string[], { log, metrics }: { 
           break;
         case 'lost':
           problems.set(name, 'its identity was taken away');
-          log.error('delivery.lost', { name, remedy: 'its files end with their certificate, if they are kept: take the program off, or restore the entry' });
+          log.error('delivery.lost', { name, remedy: 'restore its entry; files that are kept end with their certificate' });
           break;
         case 'unsigned':
           problems.set(name, 'there is no X509-SVID for it');

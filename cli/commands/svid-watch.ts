@@ -21,26 +21,27 @@ import { outputFlag, outputForm, plain } from '../print.ts';
 import { printContext } from '../svid-print.ts';
 
 const modes = ['0400', '0440', '0600', '0640'] as const;
+const onLoss = ['keep', 'remove'] as const;
 
 const fileFlags = {
   dir: { type: 'text', value: 'DIR', summary: 'keep svid.pem, key.pem and bundle.pem there, replaced together' },
-  'cert-file': { type: 'text', value: 'NAME', summary: 'with --dir: the certificates; when any file is named, only those that are named are written' },
+  'cert-file': { type: 'text', value: 'NAME', summary: 'with --dir: the certificates; with any file named, no others are written' },
   'key-file': { type: 'text', value: 'NAME', summary: 'with --dir: the private key' },
   'bundle-file': { type: 'text', value: 'NAME', summary: 'with --dir: who to trust' },
   'combined-file': { type: 'text', value: 'NAME', summary: 'with --dir: certificates and key in one file' },
   'bundle-format': { type: 'text', value: 'FORM', choices: bundleFormats, summary: 'what the bundle file is; pem unless given' },
-  jwt: { type: 'list', value: 'AUDIENCE=NAME', summary: 'with --dir: a JWT-SVID for this audience in a file of this name; may be repeated' },
+  jwt: { type: 'list', value: 'AUDIENCE=NAME', summary: 'with --dir: a file with a JWT-SVID for this audience; may be repeated' },
   'spiffe-id': { type: 'text', value: 'ID', summary: 'with --dir: which of several identities; the default one unless given' },
   hint: { type: 'text', value: 'HINT', summary: 'with --dir: the identity with this hint' },
   owner: { type: 'text', value: 'USER', summary: 'whom the files are given to, a name or a number' },
   group: { type: 'text', value: 'GROUP', summary: 'the group of the files, a name or a number' },
   mode: { type: 'text', value: 'MODE', choices: modes, summary: 'of files with a key or a token; 0600 unless given' },
-  hook: { type: 'text', value: 'COMMAND', summary: 'run after each change: a program and its arguments, split at blanks, without a shell' },
+  hook: { type: 'text', value: 'COMMAND', summary: 'run after each change: a program with arguments, split at blanks, no shell' },
   'hook-timeout': { type: 'duration', value: 'TIME', summary: 'when the hook is ended; 30s unless given' },
   signal: { type: 'text', value: 'NAME', choices: hookSignals, summary: 'sent after each change to the process of --pid-file' },
   'pid-file': { type: 'text', value: 'FILE', summary: 'begins with the number of the process that gets the signal' },
   executable: { type: 'text', value: 'PATH', summary: 'what that process must run' },
-  'on-loss': { type: 'text', value: 'WHAT', choices: ['keep', 'remove'], summary: 'what becomes of the files when the identity is taken away; keep unless given' },
+  'on-loss': { type: 'text', value: 'WHAT', choices: onLoss, summary: 'what to do with the files of a lost identity; keep unless given' },
   once: { type: 'switch', summary: 'end after the first set of files is there and the hook was run' },
   timeout: { type: 'duration', value: 'TIME', summary: 'with --once: how long to wait; 30s unless given' },
 } as const satisfies Record<string, FlagSpec>;
@@ -73,8 +74,11 @@ export const svidWatch = command({
 function keepingOf(dir: string, flags: FileFlags): Keeping {
   const names = fileNames(flags);
   const tokens = flags.jwt.map(tokenFile);
-  const all = [names.certificate, names.key, names.bundle, names.combined, ...tokens.map(({ name }) => name)].filter((name) => name !== undefined);
-  for (const name of all) if (!isFileName(name)) throw new SpiffeError('invalid', 'cli.svid.file', `"${name}" is no plain file name`);
+  const named = [names.certificate, names.key, names.bundle, names.combined, ...tokens.map(({ name }) => name)];
+  const all = named.filter((name) => name !== undefined);
+  for (const name of all) {
+    if (!isFileName(name)) throw new SpiffeError('invalid', 'cli.svid.file', `"${name}" is no plain file name`);
+  }
   if (new Set(all).size !== all.length) throw new SpiffeError('invalid', 'cli.svid.file', 'two files have the same name');
   if (flags['spiffe-id'] !== undefined && flags.hint !== undefined) {
     throw new SpiffeError('invalid', 'cli.svid.identity', '--spiffe-id and --hint cannot both be given');
@@ -99,7 +103,12 @@ function keepingOf(dir: string, flags: FileFlags): Keeping {
 
 function fileNames(flags: FileFlags): CredentialFileNames {
   const bundleFormat = (flags['bundle-format'] ?? 'pem') as BundleFormat;
-  const given = { certificate: flags['cert-file'], key: flags['key-file'], bundle: flags['bundle-file'], combined: flags['combined-file'] };
+  const given = {
+    certificate: flags['cert-file'],
+    key: flags['key-file'],
+    bundle: flags['bundle-file'],
+    combined: flags['combined-file'],
+  };
   const none = Object.values(given).every((name) => name === undefined);
   return { ...(none ? usualFileNames : given), bundleFormat };
 }
@@ -113,13 +122,19 @@ function tokenFile(text: string): TokenFile {
 
 function notifier(directory: string, flags: FileFlags): Keeping['notify'] {
   const { hook, signal, executable, 'pid-file': pidFile } = flags;
-  if (hook !== undefined && signal !== undefined) throw new SpiffeError('invalid', 'cli.svid.hook', '--hook and --signal cannot both be given');
-  if ((signal === undefined) !== (pidFile === undefined)) throw new SpiffeError('invalid', 'cli.svid.signal', '--signal and --pid-file go together');
+  if (hook !== undefined && signal !== undefined) {
+    throw new SpiffeError('invalid', 'cli.svid.hook', '--hook and --signal cannot both be given');
+  }
+  if ((signal === undefined) !== (pidFile === undefined)) {
+    throw new SpiffeError('invalid', 'cli.svid.signal', '--signal and --pid-file go together');
+  }
   if (hook !== undefined) {
     const [program, ...args] = words(hook);
     const timeoutMs = (flags['hook-timeout'] ?? 30) * 1_000;
-    return (change: FileChange, stop) =>
-      runHook({ command: [program, ...args], env: { STEEPLE_DIRECTORY: directory, STEEPLE_CHANGE: change }, timeoutMs }, systemClock, stop);
+    return (change: FileChange, stop) => {
+      const env = { STEEPLE_DIRECTORY: directory, STEEPLE_CHANGE: change };
+      return runHook({ command: [program, ...args], env, timeoutMs }, systemClock, stop);
+    };
   }
   if (signal === undefined || pidFile === undefined) return () => Promise.resolve();
   const wanted = { signal: signal as HookSignal, pidFile: resolve(pidFile), ...(executable !== undefined && { executable }) };
@@ -131,7 +146,7 @@ function words(hook: string): readonly [string, ...string[]] {
   const [program = '', ...args] = hook.trim().split(/[ \t]+/);
   if (program === '') throw new SpiffeError('invalid', 'cli.svid.hook', '--hook is empty');
   if (/["'`\\$|&;<>()*?]/.test(hook)) {
-    throw new SpiffeError('invalid', 'cli.svid.hook', '--hook is run without a shell: put what needs one into a script, and name that');
+    throw new SpiffeError('invalid', 'cli.svid.hook', '--hook is run without a shell: name a script that has what needs one');
   }
   return [program, ...args];
 }
