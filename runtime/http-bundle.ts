@@ -57,7 +57,7 @@ export function checkEndpointUrl(text: string): URL {
   if (url.protocol !== 'https:') throw refuse('its scheme is not https');
   if (url.username !== '' || url.password !== '') throw refuse('it holds user information');
   // The parser forgives much, an empty user among it; what it reads must be what others read.
-  if (!/^https:\/\/[^\s/?#\\@]+(?:[/?#]|$)/i.test(text)) throw refuse('it does not begin with https:// and a host');
+  if (!/^https:\/\/[^\s/?#\\@%]+(?:[/?#]|$)/i.test(text)) throw refuse('it does not begin with https:// and a host');
   return url;
 }
 

@@ -97,5 +97,5 @@ function checkedUrl(text: string, what: string): string {
 /** Of a `Host` header, which may have a port. */
 function hostnameOf(host: string | undefined): string {
   const url = `https://${host ?? ''}/`;
-  return /[\s/?#\\@]/.test(host ?? '') || !URL.canParse(url) ? '' : new URL(url).hostname;
+  return /[^\w.:[\]-]/.test(host ?? '') || !URL.canParse(url) ? '' : new URL(url).hostname;
 }

@@ -113,6 +113,7 @@ describe('checkEndpointUrl', () => {
     ['https://user:pass@example.org', 'invalid bundle-endpoint.url'],
     ['https://:pass@example.org', 'invalid bundle-endpoint.url'],
     ['https://@example.org', 'invalid bundle-endpoint.url'],
+    ['https://ex%61mple.org', 'invalid bundle-endpoint.url'],
     ['https:\\\\user@example.org', 'invalid bundle-endpoint.url'],
     [`https://example.org/${'a'.repeat(2048)}`, 'invalid bundle-endpoint.url'],
   ])('FED-12: %s is %s', (text, expected) => {

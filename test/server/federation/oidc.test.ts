@@ -87,6 +87,7 @@ describe('a host', () => {
     ['oidc.home.test.evil.test', false],
     ['evil.test/oidc.home.test', false],
     ['oidc.home.test@evil.test', false],
+    ['oidc%2Ehome.test', false],
     ['', false],
     [undefined, false],
   ])('%s gets the pages: %s', (host, allowed) => {
