@@ -192,6 +192,7 @@ function trusted(identity: TlsIdentity, settings: TlsClientSettings): { readonly
   return { ca: [...identity.bundles.values()].flatMap(authoritiesAsPem), allowPartialTrustChain: true };
 }
 
+const namedCurves: ReadonlySet<string> = new Set(['prime256v1', 'secp384r1', 'secp521r1']);
 const pems = new WeakMap<object, readonly string[]>();
 
 function authoritiesAsPem(bundle: Pick<Bundle, 'x509Authorities'>): readonly string[] {
@@ -199,7 +200,10 @@ function authoritiesAsPem(bundle: Pick<Bundle, 'x509Authorities'>): readonly str
   if (known !== undefined) return known;
   const pem = bundle.x509Authorities.flatMap(({ certificate }) => {
     try {
-      return [new X509Certificate(certificate).toString()];
+      const authority = new X509Certificate(certificate);
+      // The verifier takes no others; and Node ends the process when it describes one whose curve has no name.
+      const { namedCurve } = authority.publicKey.asymmetricKeyDetails ?? {};
+      return namedCurve === undefined || namedCurves.has(namedCurve) ? [authority.toString()] : [];
     } catch {
       // One that cannot be read vouches for nobody, and must not stop the others.
       return [];

@@ -249,9 +249,24 @@ export function requireProtocol(socket: TLSSocket, protocols: readonly string[])
   throw new SpiffeError('invalid', 'tls.alpn', `peer does not speak ${protocols.join(' or ')}`);
 }
 
-/** What the peer sent, DER, leaf first; empty when it sent nothing. */
+/**
+ * What the peer sent, DER, leaf first and in its order; empty when it sent nothing. To be asked once, as the first thing.
+ *
+ * Not by `getPeerCertificate`: Node ends the process when it describes a certificate whose key is on a curve that NIST has
+ * no name for (seen up to Node 26), and anybody may send one. Up to Node 24 reading the chain takes it from the connection;
+ * a client's would then know nothing of its server any more, so that its socket is given the leaf to remember.
+ */
 export function peerChain(socket: TLSSocket): readonly Uint8Array[] {
-  return certificatesOf(socket.getPeerCertificate(true));
+  const chain: Uint8Array[] = [];
+  const leaf = socket.getPeerX509Certificate();
+  for (let next = leaf; next !== undefined && chain.length <= maxPeerCertificates; next = next.issuerCertificate) chain.push(next.raw);
+  if (leaf !== undefined && socket.getPeerX509Certificate() === undefined) {
+    Object.defineProperties(socket, {
+      getPeerX509Certificate: { value: () => leaf },
+      getPeerCertificate: { value: () => leaf.toLegacyObject() },
+    });
+  }
+  return chain;
 }
 
 /** The DER of a chain as Node gives it: from leaf to issuer, the last one its own. */

@@ -238,6 +238,40 @@ it('finds the path through intermediates that the peer sends', async () => {
   expect(listening.seen).toEqual([clientId]);
 });
 
+describe.each(['secp256k1', 'brainpoolP256r1', 'secp224r1'])('a chain with a key on %s, which would end the process if Node were to describe it', (curve) => {
+  const through = (id: string): X509Svid => {
+    const pair = ecPair(curve);
+    const odd: Authority = {
+      name: 'odd',
+      pair,
+      certificate: forgeCertificate({
+        issuer: nameOf(home.name),
+        subject: nameOf('odd'),
+        spki: pair.spki,
+        signer: home.pair.privateKey,
+        extensions: authorityExtensions(),
+        validity: [now - hour, now + hour],
+      }),
+    };
+    const short = svid(odd, id);
+    return { ...short, chain: [...short.chain, odd.certificate] };
+  };
+
+  it('is refused by a server', async () => {
+    const listening = await listen(serverSource());
+    const client = dial(listening.port, createWatch(identity(through(clientId), { 'example.org': [home] })));
+    await expect(client.unary(echo.Say, {})).rejects.toMatchObject({ kind: 'unavailable' });
+    expect(listening.refusals.map(({ reason }) => reason)).toEqual(['x509.path.weak-key']);
+  });
+
+  it('is refused by a client', async () => {
+    const listening = await listen(createWatch(identity(through(serverId), { 'example.org': [home] })));
+    const client = dial(listening.port, createWatch(identity(svid(home, clientId), { 'example.org': [home] })));
+    const error = (await client.unary(echo.Say, {}).catch((thrown: unknown) => thrown)) as SpiffeError;
+    expect(error.detail['peerReason']).toBe('x509.path.weak-key');
+  });
+});
+
 describe('rotation', () => {
   it('serves and presents a new SVID on new connections, without a failed call', async () => {
     const server = serverSource();

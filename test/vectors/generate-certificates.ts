@@ -43,7 +43,8 @@ export interface CertificateCase {
 const at = Date.UTC(2027, 0, 1);
 const web = 'spiffe://example.org/web';
 const ca = ecPair();
-const leafKey = ecPair();
+/** Of every leaf, fresh with every run: for tests that show the chains to somebody. */
+export const leafKey = ecPair();
 const hex = (value: string): Uint8Array => Buffer.from(value, 'hex');
 const year = (number: number): number => Date.UTC(number, 0, 1);
 
