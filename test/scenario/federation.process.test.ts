@@ -68,8 +68,8 @@ describe('two trust domains', () => {
     [home, far] = await Promise.all([openWorld(homeDomain), openWorld(farDomain)]);
   }, 120_000);
   afterAll(async () => {
-    await home[Symbol.asyncDispose]();
-    await far[Symbol.asyncDispose]();
+    await home?.[Symbol.asyncDispose]();
+    await far?.[Symbol.asyncDispose]();
   });
 
   const federate = (from: World, to: World, ...more: readonly string[]): Promise<unknown> =>
