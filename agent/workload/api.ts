@@ -173,7 +173,8 @@ export function workloadApi(options: WorkloadApiOptions): ServiceHandlers<Spiffe
     }
   };
 
-  async function* witStream(wits: WitUpdatesOptions['wits'], asked: SpiffeId | undefined, call: Call): AsyncGenerator<WITSVIDResponse> {
+  async function* witStream(wits: WitUpdatesOptions['wits'], request: WITSVIDRequest__Output, call: Call): AsyncGenerator<WITSVIDResponse> {
+    const asked = request.spiffe_id === '' ? undefined : askedId(request.spiffe_id);
     const caller = call.connection;
     const delivered = new Map<string, DeliveredSvid>();
     let last: WITSVIDResponse | undefined;
@@ -211,7 +212,7 @@ export function workloadApi(options: WorkloadApiOptions): ServiceHandlers<Spiffe
     FetchJWTSVID: (request: JWTSVIDRequest__Output, call: Call) => answered(call, () => fetchJwt(request, call)),
     ValidateJWTSVID: (request: ValidateJWTSVIDRequest__Output, call: Call) => answered(call, () => validateJwt(request, call)),
     FetchWITSVID: (request: WITSVIDRequest__Output, call: Call) =>
-      wits === undefined ? unsupported() : witnessed(call, witStream(wits, request.spiffe_id === '' ? undefined : askedId(request.spiffe_id), call)),
+      wits === undefined ? unsupported() : witnessed(call, witStream(wits, request, call)),
     FetchWITBundles: (_request: unknown, call: Call) =>
       wits === undefined ? unsupported() : witnessed(call, bundleStream(call, ({ bundles }) => witBundlesResponse(bundles))),
   };

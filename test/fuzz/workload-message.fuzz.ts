@@ -6,10 +6,14 @@ import {
   jwtBundlesFromMessage,
   jwtSvidsFromMessage,
   validatedFromMessage,
+  witBundlesFromMessage,
+  witSvidsFromMessage,
   workloadService,
   x509BundlesFromMessage,
   x509ContextFromMessage,
 } from '../../client/messages.ts';
+import { createFakeAuthority } from '../../client/testing/authority.ts';
+import { formatPrivateJwk } from '../../spiffe/wit-svid.ts';
 import { testAuthority } from '../help/agent-server.ts';
 import { granted, grantedSvid } from '../help/workload-api.ts';
 import { expected } from './expected.ts';
@@ -21,6 +25,7 @@ const alpha = 'spiffe://example.org/alpha';
 
 export function corpus(): Uint8Array[] {
   const home = testAuthority('home');
+  const wit = createFakeAuthority('example.org').witSvid('/web');
   const token = [{ alg: 'ES256', kid: 'k' }, { sub: alpha, aud: ['x'], exp: 4_000_000_000 }].map((part) => Buffer.from(JSON.stringify(part)).toString('base64url'));
   const deep = (levels: number): object => ({ listValue: { values: levels === 0 ? [] : [deep(levels - 1)] } });
   return [
@@ -32,6 +37,8 @@ export function corpus(): Uint8Array[] {
     service.FetchX509Bundles.responseSerialize({ bundles: { 'spiffe://example.org': home.certificate } }),
     service.FetchJWTBundles.responseSerialize({ bundles: { 'spiffe://example.org': Buffer.from('{"keys":[]}') } }),
     service.FetchJWTSVID.responseSerialize({ svids: [{ spiffe_id: alpha, svid: `${token.join('.')}.${Buffer.alloc(64).toString('base64url')}`, hint: 'h' }] }),
+    service.FetchWITBundles.responseSerialize({ bundles: { 'spiffe://example.org': '{"keys":[]}', __proto__: '{}' } }),
+    service.FetchWITSVID.responseSerialize({ svids: [{ spiffe_id: wit.spiffeId, wit_svid: wit.token, wit_svid_key: formatPrivateJwk(wit.privateKey, wit.algorithm), hint: 'h' }] }),
     service.ValidateJWTSVID.responseSerialize({ spiffe_id: alpha, claims: { fields: { a: deep(20), sub: { stringValue: alpha }, n: { nullValue: 'NULL_VALUE' } } } }),
   ];
 }
@@ -50,6 +57,8 @@ export function run(input: Uint8Array): void {
   if (read(service.FetchX509Bundles, bytes, x509BundlesFromMessage)?.size === 0) throw new Error('no bundle');
   if (read(service.FetchJWTBundles, bytes, jwtBundlesFromMessage)?.size === 0) throw new Error('no bundle');
   if (read(service.FetchJWTSVID, bytes, (message: Parameters<typeof jwtSvidsFromMessage>[0]) => jwtSvidsFromMessage(message, []))?.length === 0) throw new Error('no token');
+  if (read(service.FetchWITBundles, bytes, witBundlesFromMessage)?.size === 0) throw new Error('no bundle');
+  if (read(service.FetchWITSVID, bytes, witSvidsFromMessage)?.length === 0) throw new Error('no token');
   read(service.ValidateJWTSVID, bytes, validatedFromMessage);
   if ('polluted' in {}) throw new Error('Object.prototype was changed');
 }

@@ -26,6 +26,9 @@ it('what the bundle marks counts too, by subject key id and key id', () => {
     jwtAuthorities: [{ keyId: 'bad', publicKey: ecPair().spki, expiresAt: undefined, tainted: true }, { keyId: 'good', publicKey: ecPair().spki, expiresAt: undefined, tainted: false }],
   });
   expect(taintedBy(bundle, [])).toEqual({ x509: new Set([one.id]), jwt: new Set(['bad']) });
+  // One space of key ids for both kinds of token.
+  const witAuthorities = [{ keyId: 'bad-wit', publicKey: ecPair().spki, expiresAt: undefined, tainted: true }];
+  expect(taintedBy({ ...bundle, witAuthorities }, []).jwt).toEqual(new Set(['bad', 'bad-wit']));
   expect(taintedBy(bundle, [notice('x509', two.id, 'revoked')]).x509).toEqual(new Set([one.id, two.id]));
 });
 

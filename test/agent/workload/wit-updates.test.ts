@@ -134,7 +134,8 @@ describe('FetchWITSVID', () => {
     expect(ids(await next(api.FetchWITSVID({ spiffe_id: 'spiffe://example.org/db' }, call())))).toEqual(['spiffe://example.org/db']);
     expect(signer.calls.flat()).toEqual(['spiffe://example.org/db']);
     await expect(next(api.FetchWITSVID({ spiffe_id: 'spiffe://example.org/x' }, call()))).rejects.toMatchObject(denied);
-    expect(() => api.FetchWITSVID({ spiffe_id: 'web' }, call())).toThrow(expect.objectContaining({ kind: 'invalid', reason: 'workload.spiffe-id' }) as Error);
+    await expect(next(api.FetchWITSVID({ spiffe_id: 'web' }, call()))).rejects.toMatchObject({ kind: 'invalid', reason: 'workload.spiffe-id' });
+    expect(told.slice(-2)).toEqual(['refused workload.spiffe-id', 'closed']);
   });
 
   it('WLAPI-12: hints that are not empty are there once each', async () => {
