@@ -3,11 +3,13 @@
  * children do not outlive. What changed, and when to try again, is the caller's.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { stat } from 'node:fs/promises';
+import { realpath, stat } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import { SpiffeError } from '../spiffe/errors.ts';
 import { abortReason, linkedController } from './abort.ts';
 import type { Clock } from './clock.ts';
 import { effectiveUid, signalGroup } from './linux.ts';
+import { weaknessAbove } from './path-owners.ts';
 
 export interface Hook {
   /** Program and arguments; an absolute path, or a name that is looked up in `hookPath`. */
@@ -98,13 +100,17 @@ async function putDown(child: ChildProcess, ended: Promise<End>, clock: Clock): 
   await ended;
 }
 
-/** What others may write they would have run with this process's rights. */
+/** What others may write, or put in its place, they would have run with this process's rights. */
 async function requireOwn(program: string): Promise<void> {
-  const stats = await stat(program).catch((cause: unknown) => {
+  const missing = (cause: unknown): never => {
     throw new SpiffeError('missing', 'hook.missing', `${program} is not there or cannot be run`, { detail: { program }, cause });
-  });
+  };
+  const [real, stats] = await Promise.all([realpath(program), stat(program)]).catch(missing);
   const self = effectiveUid();
-  if ((stats.uid === 0 || stats.uid === self) && (stats.mode & 0o022) === 0) return;
-  const message = `${program} belongs to, or may be written by, someone else`;
+  const isOwn = (stats.uid === 0 || stats.uid === self) && (stats.mode & 0o022) === 0;
+  const weak = (await weaknessAbove(resolve(program))) ?? (await weaknessAbove(real));
+  if (isOwn && weak === undefined) return;
+  const where = weak === undefined ? program : `${weak.path}, on the way to ${program},`;
+  const message = `${where} belongs to, or may be written by, someone else`;
   throw new SpiffeError('denied', 'hook.writable', message, { detail: { program } });
 }

@@ -28,6 +28,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { SpiffeError } from '../spiffe/errors.ts';
 import { translated } from './files.ts';
 import { effectiveUid, systemCode, tryLockFile } from './linux.ts';
+import { weaknessAbove } from './path-owners.ts';
 
 export interface SecretFile {
   /** Of the forms that `isFileName` takes. */
@@ -262,19 +263,13 @@ async function openPlace(path: string, create: boolean): Promise<FileHandle> {
     const message = `${parent} leads through a symbolic link; write ${join(real, basename(path))}`;
     throw new SpiffeError('denied', 'secret-files.path', message, { detail: { path } });
   }
-  const self = effectiveUid();
-  for (let at = parent; ; at = dirname(at)) {
-    const { uid, mode } = await lstat(at);
-    if (uid !== 0 && uid !== self) throw foreign(at, uid);
-    // In a sticky directory nobody can move what belongs to others.
-    if ((mode & 0o022) !== 0 && (mode & 0o1000) === 0) throw writable(at, mode);
-    if (at === '/') break;
-  }
+  const weak = await weaknessAbove(path);
+  if (weak !== undefined) throw weak.is === 'owner' ? foreign(weak.path, weak.uid) : writable(weak.path, weak.mode);
   const made = create && (await makeDirectory(path));
   const handle = await open(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
   try {
     const { uid, mode } = await handle.stat();
-    if (uid !== self) throw foreign(path, uid);
+    if (uid !== effectiveUid()) throw foreign(path, uid);
     if (made) await handle.chmod(directoryMode);
     else if ((mode & 0o022) !== 0) throw writable(path, mode);
     if (!tryLockFile(handle.fd)) {

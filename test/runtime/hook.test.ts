@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -104,6 +104,40 @@ describe('a hook', () => {
     const hook = await script(`touch ${base}/ran`, 0o777);
     await expect(run([hook])).rejects.toMatchObject({ kind: 'denied', reason: 'hook.writable' });
     expect(existsSync(path.join(base, 'ran'))).toBe(false);
+  });
+
+  it.each<[string, () => Promise<string>]>([
+    ['in a directory that others may write', async () => (await chmod(base, 0o777), path.join(base, 'hook'))],
+    [
+      'behind a link in a directory that others may write',
+      async () => {
+        const open = path.join(base, 'open');
+        await mkdir(open);
+        await chmod(open, 0o777);
+        await symlink(path.join(base, 'hook'), path.join(open, 'link'));
+        return path.join(open, 'link');
+      },
+    ],
+    [
+      'in a directory that others may write, behind a link',
+      async () => {
+        const open = path.join(base, 'open');
+        await mkdir(open);
+        await rename(path.join(base, 'hook'), path.join(open, 'hook'));
+        await chmod(open, 0o777);
+        await symlink(path.join(open, 'hook'), path.join(base, 'link'));
+        return path.join(base, 'link');
+      },
+    ],
+  ])('that others may put another in the place of is not run: %s', async (_what, place) => {
+    await script(`touch ${base}/ran`);
+    await expect(run([await place()])).rejects.toMatchObject({ kind: 'denied', reason: 'hook.writable' });
+    expect(existsSync(path.join(base, 'ran'))).toBe(false);
+  });
+
+  it('may be behind links that are root’s', async () => {
+    await symlink('/bin/true', path.join(base, 'link'));
+    await run([path.join(base, 'link')]);
   });
 
   it.each<[string, () => Promise<string>]>([
