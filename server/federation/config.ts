@@ -87,9 +87,11 @@ export function publicationLeadMs(config: ShownConfig, kind: 'x509' | 'jwt' | 'w
   return intervalsUntilFetched * Math.max(hintMs, keptMs);
 }
 
+type Life = { readonly ttl: number };
+
 interface CheckedConfig extends ShownConfig {
   readonly svids: { readonly jwt_issuer?: string | undefined };
-  readonly authorities: { readonly x509: { readonly ttl: number }; readonly jwt: { readonly ttl: number } };
+  readonly authorities: { readonly x509: Life; readonly jwt: Life; readonly wit?: Life | undefined };
 }
 
 /** The rules between these sections and others. */
@@ -99,9 +101,10 @@ export function checkShown(config: CheckedConfig, issue: (path: string[], messag
     issue(['oidc', 'issuer'], 'must be what svids.jwt_issuer says, to the character');
   }
   // Prepared at half of its life and needed at five sixths of it, a key has a third of it to become known.
-  for (const kind of ['x509', 'jwt'] as const) {
-    if (publicationLeadMs(config, kind) <= authorities[kind].ttl / 3) continue;
-    const isHint = federation.endpoint !== undefined && publicationLeadMs({ federation }, kind) > authorities[kind].ttl / 3;
+  for (const kind of ['x509', 'jwt', 'wit'] as const) {
+    const longestMs = (authorities[kind]?.ttl ?? Number.POSITIVE_INFINITY) / 3;
+    if (publicationLeadMs(config, kind) <= longestMs) continue;
+    const isHint = publicationLeadMs({ federation }, kind) > longestMs;
     const path = isHint ? ['federation', 'endpoint', 'refresh_hint'] : ['oidc', 'max_age'];
     issue(path, `must not be longer than a ninth of authorities.${kind}.ttl`);
   }

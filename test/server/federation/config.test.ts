@@ -53,6 +53,7 @@ describe('what is shown to everybody', () => {
     ['federation: { endpoint: { refresh_hint: 1500ms } }', 'federation.endpoint.refresh_hint', 'must be whole seconds'],
     ['federation: { endpoint: { refresh_hint: 0s } }', 'federation.endpoint.refresh_hint', 'must be at least 1s'],
     ['federation: { endpoint: { refresh_hint: 3h } }', 'federation.endpoint.refresh_hint', 'must not be longer than a ninth of authorities.x509.ttl'],
+    ['authorities: { wit: { ttl: 30m } }\nsvids: { wit_ttl: 5m }\nfederation: { endpoint: {} }', 'federation.endpoint.refresh_hint', 'must not be longer than a ninth of authorities.wit.ttl'],
     [`oidc: { ${oidc} }`, 'oidc.issuer', 'must be what svids.jwt_issuer says, to the character'],
     [`svids: { jwt_issuer: "https://oidc.example.org/" }\noidc: { ${oidc} }`, 'oidc.issuer', 'must be what svids.jwt_issuer says, to the character'],
     [`${issuer}oidc: { ${oidc}, max_age: 3h }`, 'oidc.max_age', 'must not be longer than a ninth of authorities.jwt.ttl'],
