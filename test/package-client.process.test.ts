@@ -95,12 +95,28 @@ describe('the package', () => {
   });
 });
 
+describe('bundled into one file', () => {
+  it('needs no other, on the oldest Node', { timeout: 60_000 }, async () => {
+    await writeFile(join(app, 'whole.mjs'), fakeProgram);
+    // What Vitest stands on; any other would do.
+    const { rolldown } = await import('rolldown');
+    const bundle = await rolldown({ input: join(app, 'whole.mjs'), platform: 'node', logLevel: 'silent' });
+    const alone = join(place, 'alone', 'whole.mjs');
+    await bundle.write({ file: alone, format: 'esm' });
+    await bundle.close();
+    const { stdout } = await exec(nodeOf(versions[0]), [alone], { cwd: join(place, 'alone'), env: {}, timeout: 60_000 });
+    expect(JSON.parse(stdout)).toMatchObject({ rotated: true });
+  });
+});
+
+const nodeOf = (version: number): string =>
+  version === ownVersion ? process.execPath : join(place, 'nodes', 'node_modules', `node${version}`, 'bin', 'node');
+
 describe.each(versions)('on Node %i', (version) => {
   const run = async (program: string, env: NodeJS.ProcessEnv = {}): Promise<unknown> => {
     const file = join(app, `${version}-${program.length}.mjs`);
     await writeFile(file, program);
-    const node = version === ownVersion ? process.execPath : join(place, 'nodes', 'node_modules', `node${version}`, 'bin', 'node');
-    const { stdout, stderr } = await exec(node, ['--trace-uncaught', '--trace-warnings', file], { cwd: app, env, timeout: 60_000 });
+    const { stdout, stderr } = await exec(nodeOf(version), ['--trace-uncaught', '--trace-warnings', file], { cwd: app, env, timeout: 60_000 });
     // Nothing is written by itself, warnings of Node included.
     expect(stderr).toBe('');
     return JSON.parse(stdout);

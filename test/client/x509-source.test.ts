@@ -130,6 +130,25 @@ describe('a source', () => {
     expect(source.svid.spiffeId).toBe(alpha);
   });
 
+  it('WLAPI-21: its TLS ends neither present nor believe what was taken back', async () => {
+    const api = new WorkloadApi({ address: alphaAgent.address, backoff: { firstMs: 5, factor: 1, longestMs: 5, jitter: 0 } });
+    ends.push(() => api.close());
+    const withdrawn = await X509Source.open({ api, withdrawAfterMs: 0 });
+    ends.push(() => withdrawn.close());
+    const other = await open(betaAgent);
+    const [served, calling] = await Promise.all([serve(withdrawn), serve(other)]);
+    expect(await ask(await connect(other, served.port))).toBe('echo hi');
+    alphaAgent.x509(new SpiffeError('denied', 'workload.no-identity', 'no identity issued'));
+    await waitFor(() => withdrawn.identity.value.svid === undefined);
+    await expect(connect(other, served.port)).rejects.toMatchObject({ kind: 'unavailable', reason: 'tls.handshake' });
+    await expect(connect(withdrawn, calling.port)).rejects.toMatchObject({ reason: 'x509.path.unknown-trust-domain' });
+    alphaAgent.x509(granted(home, alpha));
+    await waitFor(() => withdrawn.identity.value.svid !== undefined);
+    expect(await ask(await connect(other, served.port))).toBe('echo hi');
+    expect(await ask(await connect(withdrawn, calling.port))).toBe('echo hi');
+    expect(calling.peers).toEqual([alpha]);
+  });
+
   it('keeps what it has while the agent is merely away or troubled, however long', async () => {
     const clock = createTestClock();
     const api = new WorkloadApi({ address: alphaAgent.address, clock, random: () => 0.5 });
