@@ -1,6 +1,7 @@
 /**
- * SPIRE's own server, unmodified, federating with ours in both directions, and its commands against our trust domain
- * service. It is not built here: `STEEPLE_SPIRE_SERVER` names an executable, without which all of this is skipped.
+ * SPIRE's own server, unmodified, federating with ours in both directions, its commands against our trust domain service,
+ * and its agent with entries that federate. They are not built here: `STEEPLE_SPIRE_SERVER` and `STEEPLE_SPIRE_AGENT` name
+ * executables, and what needs one that is not named is skipped.
  */
 import { mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -10,6 +11,8 @@ import { type Finished, runToEnd, type Running, startRunning } from '../help/run
 import { createSite, freePort, type Site, trustDomain } from '../help/site.ts';
 
 const spireServer = process.env['STEEPLE_SPIRE_SERVER'];
+const spireAgent = process.env['STEEPLE_SPIRE_AGENT'];
+const withoutAgent = spireAgent === undefined ? 'skipped: STEEPLE_SPIRE_AGENT names no spire-agent' : undefined;
 const without = spireServer === undefined ? 'skipped: STEEPLE_SPIRE_SERVER names no spire-server' : undefined;
 const far = 'far.example';
 const soon = { timeout: 30_000, interval: 500 } as const;
@@ -130,4 +133,59 @@ plugins {
     await site.ask('authority', 'activate', '--kind', 'x509', '--id', prepared.id);
     expect(await held()).toBe(2);
   }, 90_000);
+});
+
+describe.skipIf(withoutAgent !== undefined)(`spire-agent and a bundle that is still to come ${withoutAgent ?? ''}`, () => {
+  let site: Site;
+  beforeAll(async () => {
+    site = await createSite();
+    await site.startServer();
+    await site.writeBundle();
+  }, 120_000);
+  afterAll(async () => site?.[Symbol.asyncDispose]());
+
+  it('serves workloads without it, and with it once it is there', async () => {
+    const base = path.join(site.directory, 'spire');
+    const socket = path.join(base, 'api.sock');
+    const config = path.join(base, 'agent.conf');
+    await mkdir(path.join(base, 'data'), { recursive: true });
+    await writeFile(
+      config,
+      `agent {
+  data_dir = "${base}/data"
+  server_address = "127.0.0.1"
+  server_port = "${site.port}"
+  socket_path = "${socket}"
+  trust_bundle_path = "${site.bundleFile}"
+  trust_domain = "${trustDomain}"
+}
+plugins {
+  KeyManager "memory" { plugin_data {} }
+  NodeAttestor "join_token" { plugin_data {} }
+  WorkloadAttestor "unix" { plugin_data {} }
+}
+`,
+    );
+    // Nothing is at the discard port, and no such address may be connected to.
+    await site.ask('federation', 'create', '--trust-domain', far, '--bundle-endpoint-url', 'https://127.0.0.1:9/', '--bundle-endpoint-profile', 'https_web');
+    const { token, agentId } = await site.token();
+    const uid = String(process.getuid?.());
+    await site.entry({ path: '/web', parent: agentId, selectors: [`unix:uid:${uid}`], flags: ['--federates-with', far] });
+    const agent = site.own(startRunning([spireAgent ?? '', 'run', '-config', config, '-joinToken', token]));
+    const fetched = (): Promise<Finished> => runToEnd([spireAgent ?? '', 'api', 'fetch', 'x509', '-socketPath', socket, '-output', 'json']);
+    interface Answer {
+      readonly svids: readonly { readonly spiffe_id: string }[];
+      readonly federated_bundles: Readonly<Record<string, string>>;
+    }
+    const answer = async (): Promise<readonly [string | undefined, readonly string[]] | string> => {
+      const { code, stdout, stderr } = await fetched();
+      if (code !== 0) return stderr;
+      const { svids, federated_bundles: bundles } = JSON.parse(stdout) as Answer;
+      return [svids[0]?.spiffe_id, Object.keys(bundles)];
+    };
+    await expect.poll(answer, { timeout: 60_000, interval: 500, message: agent.text() }).toEqual([`spiffe://${trustDomain}/web`, []]);
+    const set = await site.steeple('bundle', 'set', '--id', far, '--path', site.bundleFile);
+    expect(set, set.stderr).toMatchObject({ code: 0 });
+    await expect.poll(answer, { timeout: 30_000, interval: 500 }).toEqual([`spiffe://${trustDomain}/web`, [`spiffe://${far}`]]);
+  }, 120_000);
 });
