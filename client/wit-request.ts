@@ -68,7 +68,10 @@ export interface WitVerifierOptions {
   readonly longestLifeSeconds?: number;
   /** Refuse proofs that are good for longer; 300 unless given. */
   readonly longestProofSeconds?: number;
-  /** How many proofs are remembered, so that none counts twice; 100,000 unless given. 0 remembers none: each then counts until it ends. */
+  /**
+   * How many proofs are remembered, so that none counts twice; 100,000 unless given. 0 remembers none: each then counts until
+   * it ends.
+   */
   readonly remembered?: number;
 }
 
@@ -87,11 +90,13 @@ export interface WitVerifier {
  * Verifies requests by WIT-SVID and proof of possession. One for the whole service: it remembers which proofs were used.
  * @throws invalid `wit-request.origin`
  * @example
- * const verifier = createWitVerifier({ bundles: source, origin: 'https://orders.example.org', authorize: authorizeMemberOf(own) });
+ * const origin = 'https://orders.example.org';
+ * const verifier = createWitVerifier({ bundles: source, origin, authorize: authorizeMemberOf(own) });
  * const { spiffeId } = verifier.verify(request);
  */
 export function createWitVerifier(options: WitVerifierOptions): WitVerifier {
-  const { authorize, bundles, clock = systemClock, leewaySeconds = 60, longestLifeSeconds, longestProofSeconds, remembered = 100_000 } = options;
+  const { authorize, bundles, longestLifeSeconds, longestProofSeconds } = options;
+  const { clock = systemClock, leewaySeconds = 60, remembered = 100_000 } = options;
   const origins = [options.origin].flat().map(originOf);
   if (origins.length === 0) throw originFault();
   const remember = remembered === 0 ? undefined : createProofMemory(remembered, clock);
@@ -141,7 +146,9 @@ function createProofMemory(capacity: number, clock: Clock): (proof: RememberedPr
     if (known.has(key) && (known.get(key) ?? 0) > at) return false;
     if (known.size >= capacity && firstEndAt <= at) forget(at);
     // Forgetting one that could still be used would let it count twice.
-    if (known.size >= capacity) throw new SpiffeError('limited', 'wit-request.remembered', 'too many proofs are still to be remembered');
+    if (known.size >= capacity) {
+      throw new SpiffeError('limited', 'wit-request.remembered', 'too many proofs are still to be remembered');
+    }
     known.set(key, until);
     firstEndAt = Math.min(firstEndAt, until);
     return true;
@@ -193,7 +200,9 @@ function pathOf(request: WitHttpRequest): string {
 /** @throws invalid `wit-request.target` */
 function audienceOf(target: string | URL): string {
   const url = URL.canParse(String(target)) ? new URL(target) : undefined;
-  if (url?.protocol !== 'https:') throw new SpiffeError('invalid', 'wit-request.target', 'WIT-SVIDs are presented to https: alone');
+  if (url?.protocol !== 'https:') {
+    throw new SpiffeError('invalid', 'wit-request.target', 'WIT-SVIDs are presented to https: alone');
+  }
   return url.origin + url.pathname;
 }
 
@@ -205,7 +214,8 @@ function originOf(text: string): string {
 }
 
 function originFault(): SpiffeError {
-  return new SpiffeError('invalid', 'wit-request.origin', 'say what this service goes by: https: with a host and nothing behind it');
+  const message = 'say what this service goes by: https: with a host and nothing behind it';
+  return new SpiffeError('invalid', 'wit-request.origin', message);
 }
 
 function bundleOf(

@@ -9,7 +9,17 @@ import { SpiffeError } from '../spiffe/errors.ts';
 import type { SpiffeId, TrustDomain } from '../spiffe/id.ts';
 import type { WitSvid } from '../spiffe/wit-svid.ts';
 import type { WitBundleSource } from './bundle-set.ts';
-import { closeSource, follow, type Following, pickFrom, prepareSource, requireOpen, type SourceOptions, type SourceParts, untilReady } from './follow.ts';
+import {
+  closeSource,
+  follow,
+  type Following,
+  pickFrom,
+  prepareSource,
+  requireOpen,
+  type SourceOptions,
+  type SourceParts,
+  untilReady,
+} from './follow.ts';
 import type { WitBundles } from './messages.ts';
 import { witHeaders, type WitHeaders, type WitHeadersOptions } from './wit-request.ts';
 
@@ -71,7 +81,9 @@ export class WitSource implements AsyncDisposable, WitBundleSource {
    */
   get svid(): WitSvid {
     requireOpen(this.#parts);
-    if (this.#svid === undefined) throw new SpiffeError('denied', 'source.withdrawn', 'the agent grants this workload no identity any more');
+    if (this.#svid === undefined) {
+      throw new SpiffeError('denied', 'source.withdrawn', 'the agent grants this workload no identity any more');
+    }
     return this.#svid;
   }
 

@@ -171,7 +171,10 @@ export function removeX509Authority(bundle: Bundle, certificate: Uint8Array): Bu
   return stepTo(bundle, { x509Authorities: bundle.x509Authorities.filter((authority) => authority !== found) });
 }
 
-/** Takes the authority out, for either kind of token: what it signed counts no more. @throws missing `bundle.jwt-authority.missing` */
+/**
+ * Takes the authority out, for either kind of token: what it signed counts no more.
+ * @throws missing `bundle.jwt-authority.missing`
+ */
 export function removeJwtAuthority(bundle: Bundle, keyId: string): BundleStep {
   const found = findJwtAuthority(bundle, keyId);
   const isOther = (authority: JwtAuthority): boolean => authority !== found;

@@ -79,7 +79,9 @@ const type = 'wit+jwt';
  */
 export function draftWitSvid(draft: WitSvidDraft): string {
   const { spiffeId, confirmation, keyId, algorithm, jti } = draft;
-  const [notBefore, issued, expiry] = [draft.notBeforeAt, draft.issuedAt, draft.expiresAt].map((at) => Math.floor(at / 1000)) as [number, number, number];
+  const notBefore = Math.floor(draft.notBeforeAt / 1000);
+  const issued = Math.floor(draft.issuedAt / 1000);
+  const expiry = Math.floor(draft.expiresAt / 1000);
   if (keyId === '' || ![notBefore, issued, expiry].every(isClaimSecond) || expiry <= issued || expiry <= notBefore) {
     throw new SpiffeError('invalid', 'wit-svid.draft', 'WIT-SVID has no key ID or no lifetime');
   }

@@ -1,6 +1,7 @@
 /**
  * What a restarted agent finds again: holdings, X509-SVIDs and WIT-SVIDs with their keys, and JWT-SVIDs in one sealed file,
- * replaced as a whole. Sealing keeps the file from being read or changed without its key; it protects from nobody who can read both.
+ * replaced as a whole. Sealing keeps the file from being read or changed without its key; it protects from nobody who can
+ * read both.
  */
 import { createPrivateKey, type KeyObject } from 'node:crypto';
 import path from 'node:path';
@@ -211,7 +212,13 @@ function toStored(content: ReturnType<DiskCacheOptions['content']>): Stored {
       .map((svid) => ({ entryId: svid.entryId, revision: svid.entryRevision, audience: svid.audience, token: svid.token, renewAt: svid.renewAt })),
     wit: [...content.wit]
       .filter((svid) => mayStore(svid.entryId))
-      .map((svid) => ({ entryId: svid.entryId, revision: svid.entryRevision, token: svid.token, key: storedPrivateKey(svid.key), renewAt: svid.renewAt })),
+      .map((svid) => ({
+        entryId: svid.entryId,
+        revision: svid.entryRevision,
+        token: svid.token,
+        key: storedPrivateKey(svid.key),
+        renewAt: svid.renewAt,
+      })),
   };
 }
 

@@ -117,7 +117,7 @@ export function createWits(options: WitsOptions): Wits {
   };
 
   const sign = async (entries: readonly RegistrationEntry[], signal: AbortSignal): Promise<void> => {
-    const processOf = (entry: RegistrationEntry): WorkloadProcess | undefined => wanted.get(entry.id)?.values().next().value?.process;
+    const processOf = ({ id }: RegistrationEntry): WorkloadProcess | undefined => wanted.get(id)?.values().next().value?.process;
     try {
       const requests = await Promise.all(
         entries.map(async (entry) => ({ entry, keys: await options.generateKeys(), process: processOf(entry) })),
@@ -126,7 +126,9 @@ export function createWits(options: WitsOptions): Wits {
       for (const [index, { entry, keys, process }] of requests.entries()) {
         const outcome = outcomes[index];
         try {
-          if (outcome === undefined) throw new SpiffeError('internal', 'wits.answer-missing', 'the server left the request without an answer');
+          if (outcome === undefined) {
+            throw new SpiffeError('internal', 'wits.answer-missing', 'the server left the request without an answer');
+          }
           if ('refused' in outcome) throw outcome.refused;
           settled(entry, process, receiveWit(entry, outcome.token, keys, { at: clock.now(), jitter: random() }));
         } catch (error) {

@@ -37,7 +37,11 @@ const anyMs = 30_000;
  * @throws denied `workload.no-identity`, unavailable `workload.svid-unavailable`, unsupported `workload.wit` when the server
  *   issues none, and as `callerUpdates`
  */
-export async function* witUpdates(options: WitUpdatesOptions, wanted: WitUpdateWanted, signal: AbortSignal): AsyncGenerator<WitUpdate, void> {
+export async function* witUpdates(
+  options: WitUpdatesOptions,
+  wanted: WitUpdateWanted,
+  signal: AbortSignal,
+): AsyncGenerator<WitUpdate, void> {
   const { wits, clock } = options;
   const turn = linkedController(signal);
   const interest = wits.want(wanted.caller.process);

@@ -31,7 +31,12 @@ export interface Mint {
     scope: Scope,
   ): Promise<IssuedJwtSvid>;
   mintWit(
-    asked: { readonly spiffeId: SpiffeId; readonly publicKey: Uint8Array; readonly algorithm: string; readonly ttlSeconds: number },
+    asked: {
+      readonly spiffeId: SpiffeId;
+      readonly publicKey: Uint8Array;
+      readonly algorithm: string;
+      readonly ttlSeconds: number;
+    },
     scope: Scope,
   ): Promise<IssuedJwtSvid>;
 }
@@ -113,7 +118,8 @@ export function createSvidsApi(deps: SvidsDeps): Handlers<'spire.api.server.svid
       if (id === null) throw new SpiffeError('invalid', 'mint.id', 'missing SPIFFE ID');
       const spiffeId = mintedId(id, trustDomain);
       if (public_key.length === 0) throw new SpiffeError('invalid', 'svid.public-key', 'missing public key');
-      const asked = { spiffeId, publicKey: Uint8Array.from(public_key), algorithm: signing_algorithm, ttlSeconds: Math.max(ttl, 0) };
+      const publicKey = Uint8Array.from(public_key);
+      const asked = { spiffeId, publicKey, algorithm: signing_algorithm, ttlSeconds: Math.max(ttl, 0) };
       return { svid: jwtSvidToMessage(await mint.mintWit(asked, scopeOf(caller, clock.now()))) };
     },
 
@@ -132,7 +138,10 @@ export function createSvidsApi(deps: SvidsDeps): Handlers<'spire.api.server.svid
         { agentId: agentOf(caller).id, scope: scopeOf(caller, clock.now()) },
       );
       const issued = new Map(asked.map(({ item }, index) => [item, outcomes[index]]));
-      return { results: items.map(({ item, error }) => (error === undefined ? witResult(issued.get(item)) : { status: statusOf(error, '') })) };
+      const results = items.map(({ item, error }) =>
+        error === undefined ? witResult(issued.get(item)) : { status: statusOf(error, '') },
+      );
+      return { results };
     },
 
     async NewDownstreamX509CA() {

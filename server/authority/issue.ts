@@ -213,28 +213,26 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     );
   };
 
-  const draftWit =
-    (authority: ActiveJwt) =>
-    (request: WitRequest, { granted, caller, at, profile }: Occasion): JwtReady => {
-      const { entry, id, reason } = granted;
-      requireWorkload(entry.spiffeId);
-      return readyWit(
-        authority,
-        {
-          spiffeId: entry.spiffeId,
-          entryId: entry.id,
-          agentId: caller.agentId,
-          decisionId: `${id}-${profile.hash}`,
-          reason,
-          process: request.process,
-          // Bound to a key and renewed ahead as an X509-SVID is, so an entry that shortens the one shortens the other.
-          ttlSeconds: entry.x509SvidTtlSeconds > 0 ? entry.x509SvidTtlSeconds : profile.witSvidTtlSeconds,
-          publicKey: request.publicKey,
-          algorithm: request.algorithm,
-        },
-        at,
-      );
-    };
+  const draftWit = (authority: ActiveJwt, request: WitRequest, { granted, caller, at, profile }: Occasion): JwtReady => {
+    const { entry, id, reason } = granted;
+    requireWorkload(entry.spiffeId);
+    return readyWit(
+      authority,
+      {
+        spiffeId: entry.spiffeId,
+        entryId: entry.id,
+        agentId: caller.agentId,
+        decisionId: `${id}-${profile.hash}`,
+        reason,
+        process: request.process,
+        // Bound to a key and renewed ahead as an X509-SVID is, so an entry that shortens the one shortens the other.
+        ttlSeconds: entry.x509SvidTtlSeconds > 0 ? entry.x509SvidTtlSeconds : profile.witSvidTtlSeconds,
+        publicKey: request.publicKey,
+        algorithm: request.algorithm,
+      },
+      at,
+    );
+  };
 
   const ownGrant = (at: number, profile: Profile, reason: string) => ({
     entryId: '',
@@ -252,9 +250,9 @@ export function createIssuer(deps: IssuerDeps): Issuer {
     async issueWit(requests, caller) {
       const { wit } = active;
       if (wit === undefined) return requests.map(() => ({ status: 'refused', error: witDisabled() }));
-      return issueAll(requests, caller, 'wit', (request: WitRequest, occasion) => draftWit(wit.value)(request, occasion), (item, hint) =>
-        signToken(deps, item, hint),
-      );
+      // The authority of the moment for each item, as of the other kinds.
+      const draft = (request: WitRequest, occasion: Occasion): JwtReady => draftWit(wit.value, request, occasion);
+      return issueAll(requests, caller, 'wit', draft, (item, hint) => signToken(deps, item, hint));
     },
     prepareAgentSvid({ agentId, publicKey, reason }) {
       const at = clock.now();

@@ -50,7 +50,10 @@ export interface Rotation {
   stateOf(kind: AuthorityKind): readonly AuthorityRecord[];
   /** @throws conflict `authority.prepared-already`, invalid `authority.kind`, and what keys, upstream and store throw */
   prepare(kind: AuthorityKind, scope: Scope): Promise<AuthorityRecord>;
-  /** @throws invalid `authority.id.missing|unexpected`, `authority.kind`, internal `authority.not-prepared`, and what the store throws */
+  /**
+   * @throws invalid `authority.id.missing|unexpected`, `authority.kind`, internal `authority.not-prepared`, and what the store
+   *   throws
+   */
   activate(kind: AuthorityKind, id: string, scope: Scope): Promise<AuthorityRecord>;
   /** To be called when an agent confirmed something or left: somebody may no longer be waited for. */
   wake(): void;
@@ -235,7 +238,8 @@ export async function openRotation(deps: RotationDeps): Promise<Rotation> {
 
   const requireKind = (kind: AuthorityKind): void => {
     if (kinds.includes(kind)) return;
-    throw new SpiffeError('invalid', 'authority.kind', `this server has no ${kind} authorities: its configuration does not ask for any`);
+    const message = `this server has no ${kind} authorities: its configuration does not ask for any`;
+    throw new SpiffeError('invalid', 'authority.kind', message);
   };
 
   return {

@@ -212,7 +212,11 @@ export interface AuthorityStep {
   readonly upserts: readonly AuthorityRecord[];
   /** Ids to forget. */
   readonly forgotten: readonly string[];
-  readonly publish: { readonly x509: readonly X509Authority[]; readonly jwt: readonly JwtAuthority[]; readonly wit?: readonly JwtAuthority[] };
+  readonly publish: {
+    readonly x509: readonly X509Authority[];
+    readonly jwt: readonly JwtAuthority[];
+    readonly wit?: readonly JwtAuthority[];
+  };
   readonly events: readonly AuditEvent[];
 }
 
