@@ -170,8 +170,11 @@ function nameCertificate(socket: TLSSocket): void {
   const peer = peerOf(socket);
   if (peer === undefined) return;
   const look = socket.getPeerCertificate.bind(socket) as (detailed?: boolean) => object;
-  // Read once: gRPC asks with every call.
-  const certificate = look();
+  // Read once: gRPC asks with every call. What is on another curve is not described, as in `runtime/tls.ts`.
+  const leaf = socket.getPeerX509Certificate();
+  const { namedCurve } = leaf?.publicKey.asymmetricKeyDetails ?? {};
+  const isPlain = namedCurve === undefined || ['prime256v1', 'secp384r1', 'secp521r1'].includes(namedCurve);
+  const certificate = leaf === undefined || isPlain ? look() : { raw: leaf.raw };
   peers.set(certificate, peer);
   Object.defineProperty(socket, 'getPeerCertificate', { value: (detailed?: boolean) => (detailed === true ? look(true) : certificate) });
 }

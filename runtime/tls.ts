@@ -3,7 +3,7 @@
  * against its own trust domain's authorities with our verifier before a byte of it is used. OpenSSL's own verdict, which
  * knows one pooled trust store and host names, is switched off; who may do what is left to the callers.
  */
-import { constants, X509Certificate } from 'node:crypto';
+import { constants, createHash, X509Certificate } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import { isIP } from 'node:net';
 import { connect, createSecureContext, createServer } from 'node:tls';
@@ -34,6 +34,8 @@ export type TlsVersion = Extract<SecureVersion, 'TLSv1.2' | 'TLSv1.3'>;
 export const handshakeMs = 5_000;
 const grpcProtocols: readonly string[] = ['h2'];
 const maxPeerCertificates = 32;
+/** Chains that are remembered by one end: what a service hears from again and again. */
+const maxFound = 256;
 // Of TLS 1.2 only what has forward secrecy and authenticated encryption.
 const ciphers = [
   'TLS_AES_128_GCM_SHA256',
@@ -48,12 +50,43 @@ const ciphers = [
 ].join(':');
 
 /**
- * Checks a peer of any trust domain that has a bundle, at the instant of the check.
+ * Checks a peer of any trust domain that has a bundle, at the instant of the check. What was found of a chain is kept for
+ * when it is shown again to the same authorities: then only the time is looked at, which is most of what can change.
  * @throws as `verifyPeer`
  */
 export function checkAgainstBundles(identity: Watch<TlsIdentity>, clock: Clock, usage: Usage): (chain: readonly Uint8Array[]) => VerifiedPeer {
-  return (chain) =>
-    verifyPeer(chain, (trustDomain) => authoritiesOf(identity.value.bundles.get(trustDomain)), clock.now(), usage);
+  const found = new Map<string, { readonly peer: VerifiedPeer; readonly authorities: readonly Uint8Array[] }>();
+  const authoritiesFor = (trustDomain: TrustDomain): readonly Uint8Array[] | undefined =>
+    authoritiesOf(identity.value.bundles.get(trustDomain));
+  return (chain) => {
+    const at = clock.now();
+    const name = fingerprint(chain);
+    const before = found.get(name);
+    // A bundle that changed is another list, and whatever it was the chain is then judged anew.
+    if (before !== undefined && before.authorities === authoritiesFor(trustDomainOf(before.peer.spiffeId)) && isValidAt(before.peer, at)) {
+      return before.peer;
+    }
+    found.delete(name);
+    const peer = verifyPeer(chain, authoritiesFor, at, usage);
+    const authorities = authoritiesFor(trustDomainOf(peer.spiffeId));
+    if (authorities !== undefined) {
+      const [oldest] = found.keys();
+      if (found.size >= maxFound && oldest !== undefined) found.delete(oldest);
+      found.set(name, { peer, authorities });
+    }
+    return peer;
+  };
+}
+
+function isValidAt({ path }: VerifiedPeer, at: number): boolean {
+  return path.every(({ notBeforeAt, notAfterAt }) => at >= notBeforeAt && at <= notAfterAt);
+}
+
+/** Of every byte and of where one certificate ends and the next begins. */
+function fingerprint(chain: readonly Uint8Array[]): string {
+  const hash = createHash('sha256');
+  for (const der of chain) hash.update(`${der.length}:`).update(der);
+  return hash.digest('base64');
 }
 
 /**

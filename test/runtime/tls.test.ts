@@ -8,7 +8,7 @@ import { systemClock } from '../../runtime/clock.ts';
 import { createRpcClient } from '../../runtime/rpc/call.ts';
 import { secureChannel } from '../../runtime/rpc/secure.ts';
 import { createRpcServer } from '../../runtime/rpc/serve.ts';
-import { checkServerIs, createTlsClient, createTlsServer } from '../../runtime/tls.ts';
+import { checkAgainstBundles, checkServerIs, createTlsClient, createTlsServer } from '../../runtime/tls.ts';
 import type { TlsIdentity, TlsServerOptions } from '../../runtime/tls.ts';
 import { createWatch } from '../../runtime/watch.ts';
 import type { WatchSource } from '../../runtime/watch.ts';
@@ -236,6 +236,40 @@ it('finds the path through intermediates that the peer sends', async () => {
   const client = dial(listening.port, createWatch(identity(through(clientId), { 'example.org': [home] })));
   await client.unary(echo.Say, {});
   expect(listening.seen).toEqual([clientId]);
+});
+
+describe('a chain that is shown again', () => {
+  const clock = { ...systemClock, at: now, now: () => clock.at };
+  const shown = svid(home, clientId).chain;
+  const source = createWatch(identity(undefined, { 'example.org': [home] }));
+  const check = checkAgainstBundles(source, clock, 'client');
+
+  it('is judged at the instant of each time, and by the bundles of it', () => {
+    const first = check(shown);
+    expect(check(shown.map((der) => Uint8Array.from(der)))).toBe(first);
+    clock.at = now + 2 * hour;
+    expect(() => check(shown)).toThrow(expect.objectContaining({ reason: 'x509.path.expired' }));
+    clock.at = now - 2 * hour;
+    expect(() => check(shown)).toThrow(expect.objectContaining({ reason: 'x509.path.not-yet-valid' }));
+    clock.at = now;
+    expect(check(shown).spiffeId).toBe(clientId);
+    source.set(identity(undefined, { 'example.org': [stranger] }));
+    expect(() => check(shown)).toThrow(expect.objectContaining({ kind: 'unauthenticated' }));
+    source.set(identity(undefined, {}));
+    expect(() => check(shown)).toThrow(expect.objectContaining({ reason: 'x509.path.unknown-trust-domain' }));
+    source.set(identity(undefined, { 'example.org': [home, stranger] }));
+    expect(check(shown).spiffeId).toBe(clientId);
+  });
+
+  it('is another one when a byte of it is another, or something is added', () => {
+    source.set(identity(undefined, { 'example.org': [home] }));
+    check(shown);
+    const forged = shown.map((der) => Uint8Array.from(der));
+    forged[0]![forged[0]!.length - 1]! ^= 1;
+    expect(() => check(forged)).toThrow(expect.objectContaining({ kind: 'unauthenticated' }));
+    expect(() => check([...shown, Uint8Array.of(0x30, 0)])).toThrow(expect.objectContaining({ kind: 'invalid' }));
+    expect(() => check([])).toThrow(expect.objectContaining({ reason: 'x509.path.empty-chain' }));
+  });
 });
 
 describe.each(['secp256k1', 'brainpoolP256r1', 'secp224r1'])('a chain with a key on %s, which would end the process if Node were to describe it', (curve) => {
