@@ -15,6 +15,7 @@ import { silentLogger } from '../../runtime/log.ts';
 import { createMetrics, type Metrics } from '../../runtime/metrics.ts';
 import { createRpcClient, type RpcClient } from '../../runtime/rpc/call.ts';
 import { composeBundle } from '../../spiffe/bundle.ts';
+import { receiveWitSvid, type WitSvid } from '../../spiffe/wit-svid.ts';
 import { formatPemCertificates } from '../../spiffe/pem.ts';
 import { startAgentServer, testAuthority, testEntry, type AgentServer, type AgentServerOptions } from '../help/agent-server.ts';
 
@@ -111,6 +112,14 @@ function stream(agent: Agent): AsyncIterableIterator<X509SVIDResponse__Output> {
   return agent.client.serverStream(workload.FetchX509SVID, {}, header);
 }
 
+const witsOn = 'workload: { wit_svids: true }';
+
+/** As the library reads them, which holds each key against its token. */
+async function fetchWits(agent: Agent): Promise<readonly WitSvid[]> {
+  const { svids } = await next(agent.client.serverStream(workload.FetchWITSVID, {}, header));
+  return svids.map(({ wit_svid, wit_svid_key, hint }) => receiveWitSvid(wit_svid, wit_svid_key, hint));
+}
+
 async function next<T>(responses: AsyncIterableIterator<T>): Promise<T> {
   const result = await responses.next();
   if (result.done === true) throw new Error('the stream ended');
@@ -145,6 +154,23 @@ describe.each(['steeple', 'spire'] as const)('an agent at a %s server', (kind) =
     for (const file of await readdir(`${directory}/data`)) expect((await stat(`${directory}/data/${file}`)).mode & 0o077).toBe(0);
     expect(await agent.stop()).toBeLessThan(1_000);
     expect(await agent.over).toBeUndefined();
+  });
+
+  it('STAB-03: gives WIT-SVIDs with their keys where it is told to, also after a restart with the server away', async () => {
+    const { server, agent: start } = await world({ kind });
+    server.commit([testEntry('/web', mine), testEntry('/secret', mine, { forbidCache: true })]);
+    const before = start(witsOn);
+    await before.ready();
+    const first = await fetchWits(before);
+    expect(first.map(({ spiffeId }) => spiffeId).toSorted()).toEqual(['spiffe://example.org/secret', 'spiffe://example.org/web']);
+    const { bundles } = await next(before.client.serverStream(workload.FetchWITBundles, {}, header));
+    expect(JSON.parse(bundles['spiffe://example.org'] ?? '')).toMatchObject({ keys: [{ kid: 'wit-key' }] });
+    await before.stop();
+    await server.stop();
+    const after = start(witsOn);
+    await after.listening();
+    const { svids } = await next(after.client.serverStream(workload.FetchWITSVID, { spiffe_id: 'spiffe://example.org/web' }, header));
+    expect(svids[0]?.wit_svid).toBe(first.find(({ spiffeId }) => spiffeId.endsWith('/web'))?.token);
   });
 
   it('gives JWT-SVIDs from the cache and validates them', async () => {
@@ -224,6 +250,18 @@ describe('an agent that follows', () => {
     // WLAPI-20
     server.commit([], [db.id]);
     await expect(next(responses)).rejects.toMatchObject({ kind: 'denied', reason: 'workload.no-identity', message: 'no identity issued' });
+  });
+
+  it.each([
+    ['issues none', { wit: 'off' }],
+    ['is older than WIT-SVIDs', { wit: 'unknown' }],
+  ] as const)('WLAPI-29: has no WIT-SVIDs where the server %s, and X509-SVIDs all the same', async (_what, options) => {
+    const { server, agent: start } = await world(options);
+    server.commit([testEntry('/web', mine)]);
+    const agent = start(witsOn);
+    await agent.ready();
+    await expect(fetchWits(agent)).rejects.toMatchObject({ kind: 'unsupported', reason: 'workload.wit' });
+    expect((await next(stream(agent))).svids).toHaveLength(1);
   });
 
   it('confirms a position only after it was delivered', async () => {

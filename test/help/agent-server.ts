@@ -10,6 +10,7 @@ import { entryToMessage } from '../../proto/convert/entry.ts';
 import { x509SvidToMessage } from '../../proto/convert/svid.ts';
 import type { AttestAgentRequest__Output } from '../../proto/gen/spire/api/server/agent/v1/AttestAgentRequest.ts';
 import type { RenewAgentRequest__Output } from '../../proto/gen/spire/api/server/agent/v1/RenewAgentRequest.ts';
+import type { BatchNewWITSVIDRequest__Output } from '../../proto/gen/spire/api/server/svid/v1/BatchNewWITSVIDRequest.ts';
 import type { BatchNewX509SVIDRequest__Output } from '../../proto/gen/spire/api/server/svid/v1/BatchNewX509SVIDRequest.ts';
 import type { NewJWTSVIDRequest__Output } from '../../proto/gen/spire/api/server/svid/v1/NewJWTSVIDRequest.ts';
 import type { SyncAuthorizedEntriesRequest__Output } from '../../proto/gen/spire/api/server/entry/v1/SyncAuthorizedEntriesRequest.ts';
@@ -33,6 +34,7 @@ import { parseSelector } from '../../spiffe/selector.ts';
 import { parseCertificate } from '../../spiffe/x509/certificate.ts';
 import { parseRequest } from '../../spiffe/x509/request.ts';
 import { parseX509Svid, type X509Svid } from '../../spiffe/x509-svid.ts';
+import { testWitSigner } from './wit-signer.ts';
 import { authorityExtensions, ecPair, extension, forgeCertificate, leafExtensions, nameOf, type Pair } from './forge.ts';
 
 export const trustDomain = parseTrustDomain('example.org');
@@ -120,6 +122,8 @@ export interface AgentServerOptions {
   readonly workloadTtlMs?: number;
   readonly agentTtlMs?: number;
   readonly jwtTtlMs?: number;
+  /** `unknown`: as a server before there were WIT-SVIDs, `off`: as one that is not configured to issue any. */
+  readonly wit?: 'on' | 'off' | 'unknown';
   readonly reattestable?: boolean;
   readonly token?: string;
 }
@@ -154,14 +158,16 @@ export interface AgentServer extends AsyncDisposable {
 const epoch = 'epoch-1';
 
 export async function startAgentServer(options: AgentServerOptions = {}): Promise<AgentServer> {
-  const { kind = 'steeple', workloadTtlMs = hourMs, agentTtlMs = hourMs, jwtTtlMs = 300_000, token = 'a-token-for-tests', reattestable = false } = options;
+  const { kind = 'steeple', workloadTtlMs = hourMs, agentTtlMs = hourMs, jwtTtlMs = 300_000, token = 'a-token-for-tests', reattestable = false, wit = 'on' } = options;
   const authority = options.authority ?? testAuthority();
   const jwtKey = ecPair();
+  const witSigner = testWitSigner(systemClock);
   const jwtAuthority = { keyId: 'jwt-key-1', publicKey: jwtKey.spki, expiresAt: undefined, tainted: false };
   let bundle = composeBundle({
     ...emptyBundle(trustDomain),
     x509Authorities: [{ certificate: authority.certificate, tainted: false }],
     jwtAuthorities: [jwtAuthority],
+    witAuthorities: [{ keyId: witSigner.keyId, publicKey: witSigner.publicKey, expiresAt: undefined, tainted: false }],
     sequence: 1n,
   });
   const held = new Map<string, RegistrationEntry>();
@@ -276,7 +282,30 @@ export async function startAgentServer(options: AgentServerOptions = {}): Promis
     return { token: assembleJwtSvid(draft, sign('sha256', Buffer.from(draft), { key: jwtKey.privateKey, dsaEncoding: 'ieee-p1363' })), issuedAt, expiresAt };
   };
 
+  const disabled = { kind: 'unsupported', reason: 'wit.disabled', message: 'WIT functionality is disabled' } as const;
+  const signWit = async (entry: RegistrationEntry, publicKey: Uint8Array, pid: number): Promise<string> => {
+    issued.push({ entryId: entry.id, pid });
+    // Of the pair a server sees the public half alone.
+    const keys = { publicKey, privateKey: jwtKey.privateKey };
+    const [signed] = await witSigner.signWit([{ entry, keys, process: undefined }]);
+    return signed !== undefined && 'token' in signed ? signed.token : '';
+  };
+
   const svidService = withRest({
+    async BatchNewWITSVID({ params }: BatchNewWITSVIDRequest__Output, call: Call) {
+      agentOnly(call);
+      if (wit !== 'on') throw new SpiffeError('unsupported', disabled.reason, disabled.message);
+      return {
+        results: await Promise.all(
+          params.map(async ({ entry_id, public_key }) => {
+            const entry = held.get(entry_id);
+            if (entry === undefined) return { status: { code: 5, message: 'entry not found or not authorized' } };
+            // Without a status, as SPIRE's own have none on success.
+            return { svid: { token: await signWit(entry, public_key, 0) } };
+          }),
+        ),
+      };
+    },
     async BatchNewX509SVID({ params }: BatchNewX509SVIDRequest__Output, call: Call) {
       agentOnly(call);
       return {
@@ -335,6 +364,15 @@ export async function startAgentServer(options: AgentServerOptions = {}): Promis
           if (entry === undefined || unsignable.has(entry_id)) return missing;
           issued.push({ entryId: entry_id, pid: process?.pid ?? 0 });
           return { cert_chain: [Buffer.from(signX509(entry, public_key))], expires_at_ms: systemClock.now() + workloadTtlMs };
+        }),
+        ...(wit !== 'unknown' && {
+          wit: await Promise.all(
+            request.wit.map(async ({ entry_id, public_key, process }) => {
+              const entry = held.get(entry_id);
+              if (wit === 'off') return { refusal: disabled };
+              return entry === undefined ? missing : { token: await signWit(entry, public_key, process?.pid ?? 0) };
+            }),
+          ),
         }),
         jwt: request.jwt.map(({ entry_id, audience, process }) => {
           const entry = held.get(entry_id);

@@ -2,9 +2,9 @@
  * Signs WIT-SVIDs as a server does, for the tests of those who ask for them.
  */
 import type { WitRequest, WitSigned } from '../../agent/svids/signer.ts';
+import type { Clock } from '../../runtime/clock.ts';
 import { readJwtKey, signJwtText } from '../../spiffe/jwt-key.ts';
 import { assembleWitSvid, draftWitSvid } from '../../spiffe/wit-svid.ts';
-import type { TestClock } from './clock.ts';
 import { ecPair } from './forge.ts';
 
 export interface TestWitSigner {
@@ -21,7 +21,7 @@ export interface TestWitSigner {
   signWit(requests: readonly WitRequest[]): Promise<readonly WitSigned[]>;
 }
 
-export function testWitSigner(clock: TestClock): TestWitSigner {
+export function testWitSigner(clock: Pick<Clock, 'now'>): TestWitSigner {
   const authority = ecPair();
   const signer: TestWitSigner = {
     largestBatch: 2,
