@@ -319,6 +319,7 @@ async function composeAgent(parts: AgentParts, cacheDirectory: string, stopping:
   const brokering = createBrokering({
     ...updates,
     config,
+    log,
     witness,
     identity: identity.tls,
     holdings,

@@ -5,7 +5,7 @@
 import { reflectionServices } from '../proto/reflection.ts';
 import { untilAborted } from '../runtime/abort.ts';
 import type { Clock } from '../runtime/clock.ts';
-import type { LogLevel, RootLogger } from '../runtime/log.ts';
+import type { Logger, LogLevel, RootLogger } from '../runtime/log.ts';
 import type { Peer } from '../runtime/peer.ts';
 import type { CallEnd } from '../runtime/rpc/calls.ts';
 import { rpcService, type RpcService } from '../runtime/rpc/handlers.ts';
@@ -30,6 +30,7 @@ import type { WorkloadWitness } from './witness.ts';
 export interface BrokeringParts extends BrokeringOptions {
   readonly config: AgentConfig;
   readonly clock: Clock;
+  readonly log: Logger;
   readonly witness: WorkloadWitness;
   readonly identity: Watch<TlsIdentity>;
   readonly holdings: Watch<Holdings>;
@@ -95,6 +96,7 @@ export function createBrokering(parts: BrokeringParts): Brokering {
           witness.refused({ process: undefined, behalf }, method, error);
         },
       });
+      parts.log.info('broker.listening', { socket: configured.socket_path, address: configured.listen?.address, port: configured.listen?.port });
       try {
         await untilAborted(listener.run(stop), stop);
       } finally {
