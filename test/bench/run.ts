@@ -5,12 +5,14 @@
 import process from 'node:process';
 import { attestCri, attestDocker, attestKernel, attestPods, attestSystemd } from './attestation.ts';
 import { jwtValidate } from './client.ts';
+import { handshakes } from './client-tls.ts';
 import { deliveryBench } from './delivery.ts';
 import { bundleFetch } from './federation.ts';
 import { lineOf, loadAverage, processorTimes, stealPercent, type Bench } from './figure.ts';
 import { attesting, idleAgents } from './fleet.ts';
 import { issueBench } from './issue.ts';
 import { microBench } from './parts.ts';
+import { sdsPush } from './sds.ts';
 import { hashing, starting } from './starting.ts';
 import { firstMessage, flood, openStreams } from './workload.ts';
 
@@ -20,6 +22,7 @@ const benches: readonly Bench[] = [
   issueBench({ name: 'issue-spire', mode: 'sign', aim: '>= 2500', batch: 200, connections: 4 }),
   firstMessage,
   openStreams,
+  sdsPush,
   flood,
   attestKernel,
   attestDocker,
@@ -30,6 +33,7 @@ const benches: readonly Bench[] = [
   jwtValidate,
   starting,
   hashing,
+  handshakes,
   attesting,
   idleAgents,
   deliveryBench('delivery-1k', 1_000, 90),
