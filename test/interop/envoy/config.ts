@@ -160,7 +160,7 @@ function cluster(name: string, address: Json, more: Json = {}): Json {
   return {
     name,
     type: 'STATIC',
-    connect_timeout: '5s',
+    connect_timeout: '10s',
     load_assignment: { cluster_name: name, endpoints: [{ lb_endpoints: [{ endpoint: { address } }] }] },
     ...more,
   };

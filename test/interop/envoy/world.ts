@@ -114,7 +114,6 @@ function answerOf(ask: (take: (response: IncomingMessage) => void) => ClientRequ
     });
     request.setTimeout(patienceMs, () => request.destroy(new Error(`no answer in ${patienceMs} ms`)));
     request.once('error', (error) => resolve(error.message));
-    request.once('close', () => resolve('closed without an answer'));
   });
 }
 
