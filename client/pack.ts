@@ -55,11 +55,12 @@ for (const name of readdirSync(out, { recursive: true, encoding: 'utf8' })) {
   if (statSync(file).isDirectory() || code.files.has(name) || types.files.has(name)) continue;
   rmSync(file);
 }
-// In declarations the compiler leaves names of sources as they were written, which older compilers refuse.
+// In declarations the compiler leaves names of sources as they were written, and says of which buffers arrays of bytes are:
+// compilers of users are older than ours.
 for (const name of types.files) {
   const file = path.join(out, name);
   const text = readFileSync(file, 'utf8');
-  writeFileSync(file, text.replaceAll(/(\b(?:from|import)\s*\(?\s*['"]\.[^'"]*)\.ts(['"])/g, '$1.js$2'));
+  writeFileSync(file, text.replaceAll(/(\b(?:from|import)\s*\(?\s*['"]\.[^'"]*)\.ts(['"])/g, '$1.js$2').replaceAll(/\bUint8Array<ArrayBuffer(?:Like)?>/g, 'Uint8Array'));
 }
 
 const dependencies = [...code.packages, ...types.packages].toSorted().map((name) => {
