@@ -14,7 +14,7 @@ const ttlSeconds = 16;
 
 export const sdsPush: Bench = {
   name: 'sds-push',
-  within: 60,
+  within: 120,
   async run(report) {
     await using world = await startServer();
     // The instant of each new SVID is in the log at this level.
