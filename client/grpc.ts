@@ -3,6 +3,7 @@
  * that the program itself imports: grpc-js takes only credentials of its own copy. The TLS ends are in `tls.ts` and
  * `tls-server.ts`.
  */
+import type * as Grpc from '@grpc/grpc-js';
 import type { ChannelCredentials, ServerCredentials } from '@grpc/grpc-js';
 import type { TLSSocket } from 'node:tls';
 import { secureContextOptions } from '../runtime/tls.ts';
@@ -17,7 +18,7 @@ export interface GrpcCall {
 }
 
 /** The part of `@grpc/grpc-js` that is needed: `import * as grpc from '@grpc/grpc-js'` is one. */
-export type GrpcModule = Pick<typeof import('@grpc/grpc-js'), 'CallCredentials' | 'ChannelCredentials' | 'ServerCredentials' | 'ServerInterceptingCall' | 'status'>;
+export type GrpcModule = Pick<typeof Grpc, 'CallCredentials' | 'ChannelCredentials' | 'ServerCredentials' | 'ServerInterceptingCall' | 'status'>;
 
 /**
  * Credentials for clients. A channel handshakes with the newest SVID whenever it connects; connections it has live on.
@@ -129,7 +130,11 @@ export function grpcServerCredentials(grpc: GrpcModule, source: X509TlsSource, s
   function stand(this: unknown, { protocols }: { readonly protocols: readonly string[] }): string | undefined {
     // Were this no socket, the handshake would fail, and with it every connection: an error, but no door.
     if (!protocols.includes('h2') || !isSocket(this)) return undefined;
-    const socket = this;
+    holdBack(this);
+    return 'h2';
+  }
+
+  function holdBack(socket: TLSSocket): void {
     const emit = socket.emit.bind(socket) as (event: string | symbol, ...values: unknown[]) => boolean;
     const guarded = (event: string | symbol, ...values: unknown[]): boolean => {
       if (event === 'secure') {
@@ -139,7 +144,6 @@ export function grpcServerCredentials(grpc: GrpcModule, source: X509TlsSource, s
       return emit(event, ...values);
     };
     Object.defineProperty(socket, 'emit', { value: guarded });
-    return 'h2';
   }
 
   return new SpiffeServerCredentials();

@@ -62,7 +62,7 @@ class SpiffeAgent extends Agent {
   }
 
   /** Hands the connection over once the server was proved: there is nothing to hold on to before. */
-  override createConnection(options: RequestOptions, done?: (error: Error | null, socket: Duplex) => void): undefined {
+  override createConnection(options: RequestOptions, tell?: (error: Error | null, socket: Duplex) => void): undefined {
     const { localAddress, socketPath } = options;
     const host = options.host ?? 'localhost';
     const identity = this.#source.identity.value;
@@ -72,7 +72,7 @@ class SpiffeAgent extends Agent {
         : { path: socketPath },
     );
     const failed = (cause: Error): void => {
-      done?.(new SpiffeError('unavailable', 'source.connect', `cannot connect to ${host}`, { cause }), tcp);
+      tell?.(new SpiffeError('unavailable', 'source.connect', `cannot connect to ${host}`, { cause }), tcp);
     };
     tcp.setNoDelay(true);
     tcp.once('error', failed);
@@ -81,9 +81,9 @@ class SpiffeAgent extends Agent {
       this.#client.handshake(tcp, { serverName: options.servername ?? host }).then(
         (socket) => {
           this.#madeUnder.set(socket, identity);
-          done?.(null, socket);
+          tell?.(null, socket);
         },
-        (error: Error) => done?.(error, tcp),
+        (error: Error) => tell?.(error, tcp),
       );
     });
   }

@@ -60,18 +60,18 @@ class MysqlStream extends Duplex {
     (this.#secured ?? this.#tcp).resume();
   }
 
-  override _write(chunk: Buffer, _encoding: string, done: (error?: Error | null) => void): void {
+  override _write(chunk: Buffer, _encoding: string, tell: (error?: Error | null) => void): void {
     if (this.#secured !== undefined) {
-      this.#secured.write(this.#login ? this.#outgoing(chunk) : chunk, done);
+      this.#secured.write(this.#login ? this.#outgoing(chunk) : chunk, tell);
       return;
     }
     this.#sent = Buffer.concat([this.#sent, chunk]);
     const login = packetIn(this.#sent);
     if (!this.#greeted || login === undefined) {
-      done(this.#sent.length > maxLoginBytes ? unexpected() : null);
+      tell(this.#sent.length > maxLoginBytes ? unexpected() : null);
       return;
     }
-    this.#secure(login).then(() => done(), (error: Error) => done(error));
+    this.#secure(login).then(() => tell(), (error: Error) => tell(error));
   }
 
   override _final(done: (error?: Error | null) => void): void {

@@ -113,9 +113,8 @@ export function tlsClientOptions(source: X509TlsSource, settings: TlsClientSetti
   return {
     secureContext: newestContext(source, settings),
     rejectUnauthorized: true,
-    // A resumed session is not checked (T-08). An own property wins over what agents put in, whatever its value; and it is
-    // one that every type takes, so that the options can be spread under the strictest settings.
-    session: undefined as never,
+    // A resumed session is not checked (T-08). An own property wins over what agents put in, whatever its value.
+    session: undefined,
     maxCachedSessions: 0,
     // Nothing else reads it at this end, but pools do not share connections between options that differ in it.
     sessionIdContext: randomUUID(),

@@ -3,7 +3,7 @@
  * to them. Nothing of undici is imported here: its versions do not take each other's parts.
  */
 import { connect as connectTcp, type Socket } from 'node:net';
-import { type TLSSocket } from 'node:tls';
+import type { TLSSocket } from 'node:tls';
 import type { TlsClient, TlsIdentity } from '../runtime/tls.ts';
 import { SpiffeError } from '../spiffe/errors.ts';
 import { type TlsClientSettings, tlsClient, type X509TlsSource } from './tls.ts';
@@ -20,7 +20,7 @@ export interface UndiciTarget {
 }
 
 /** What undici's `connect` option takes. */
-export type UndiciConnector = (target: UndiciTarget, done: (...result: [Error, null] | [null, TLSSocket]) => void) => void;
+export type UndiciConnector = (target: UndiciTarget, tell: (...result: [Error, null] | [null, TLSSocket]) => void) => void;
 
 /** The part of a dispatcher that is needed of `undici.Agent`. */
 interface Dispatching {
@@ -38,10 +38,10 @@ interface Dispatching {
  */
 export function undiciConnector(source: X509TlsSource, settings: TlsClientSettings): UndiciConnector {
   const client = tlsClient(source, settings);
-  return (target, done) => {
+  return (target, tell) => {
     connect(client, target).then(
-      (socket) => done(null, socket),
-      (error: Error) => done(error, null),
+      (socket) => tell(null, socket),
+      (error: Error) => tell(error, null),
     );
   };
 }

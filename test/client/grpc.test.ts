@@ -21,7 +21,7 @@ const client = (): TestSource => sourceOf(home.svid(alpha), federated);
 /** A plain grpc-js server that says who called. */
 async function serve(credentials: grpc.ServerCredentials): Promise<number> {
   const server = new grpc.Server();
-  server.addService(echo as never, {
+  server.addService(echo, {
     Say(call: grpc.ServerUnaryCall<EchoText, EchoText>, done: grpc.sendUnaryData<Partial<EchoText>>) {
       done(null, { value: `${call.request.value} ${grpcPeer(call)?.spiffeId} ${call.metadata.get('authorization').join()}`.trim() });
     },
@@ -60,9 +60,9 @@ function dial(port: number, credentials: grpc.ChannelCredentials, options: grpc.
 }
 
 const spiffeServer = (source = sourceOf(home.svid(beta), federated), settings: Partial<TlsServerSettings> = {}): Promise<number> =>
-  serve(grpcServerCredentials(grpc, source, { authorize, ...settings } as TlsServerSettings));
+  serve(grpcServerCredentials(grpc, source, { authorize, ...settings }));
 const spiffeClient = (source: TestSource, settings: Partial<TlsClientSettings> = {}): grpc.ChannelCredentials =>
-  grpcChannelCredentials(grpc, source, { authorize, ...settings } as TlsClientSettings);
+  grpcChannelCredentials(grpc, source, { authorize, ...settings });
 
 const pem = (svid: X509Svid): [Buffer, Buffer] => [
   Buffer.from(svid.privateKey.export({ type: 'pkcs8', format: 'pem' })),

@@ -27,7 +27,7 @@ async function serve(source = sourceOf(home.svid(beta), federated)): Promise<{ r
 }
 
 function agentOf(source: TestSource, settings: Partial<TlsClientSettings> = {}, pool?: PoolOptions): Agent {
-  const agent = httpsAgent(source, { authorize, ...settings } as TlsClientSettings, pool);
+  const agent = httpsAgent(source, { authorize, ...settings }, pool);
   ends.push(() => agent.destroy());
   return agent;
 }

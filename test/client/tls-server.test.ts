@@ -169,7 +169,7 @@ describe('before anybody hears of a connection', () => {
     const { port, heard, refused, server: made } = await framework(source);
     const kept = new Map<string, Buffer>();
     made.on('newSession', (id, session, done) => {
-      kept.set(id.toString('hex'), session as Buffer);
+      kept.set(id.toString('hex'), session);
       done();
     });
     made.on('resumeSession', (id, done) => done(null, kept.get(id.toString('hex')) ?? null));

@@ -4,6 +4,7 @@
  */
 import { X509Certificate } from 'node:crypto';
 import { chown, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import type { TLSSocket } from 'node:tls';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { Redis } from 'ioredis';
@@ -89,7 +90,7 @@ describe.skipIf(withoutMariadb !== undefined)(`MariaDB${withoutMariadb === undef
         expect(rows[0]?.['Value']).toBe('TLSv1.3');
         // More than fits into a packet of TLS, both ways.
         const [sums] = await fresh.query<mysql.RowDataPacket[]>('select repeat(?, 50000) as text', ['0123456789']);
-        expect((sums[0]?.['text'] as string).length).toBe(500_000);
+        expect(sums[0]?.['text']).toHaveLength(500_000);
         fresh.destroy();
       }
       const [rows] = await kept.execute<mysql.RowDataPacket[]>('select ? + 1 as sum', [41]);
@@ -150,7 +151,7 @@ describe.skipIf(withoutRedis !== undefined)(`Redis${withoutRedis === undefined ?
         source.identity.set(identityOf(home.svid(alpha)));
         again.disconnect(true);
         await again.incr('round');
-        const { stream } = again as unknown as { readonly stream: import('node:tls').TLSSocket };
+        const { stream } = again as unknown as { readonly stream: TLSSocket };
         const serial = stream.getPeerX509Certificate()?.serialNumber.toLowerCase().replace(/^0+/, '');
         expect(serial).toBe(serialOf(served));
         seen.add(String(serial));
