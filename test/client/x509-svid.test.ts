@@ -69,7 +69,8 @@ describe('a peer\'s chain', () => {
   it.each(chains)('is proved: %s', (_form, chain) => {
     const { spiffeId, path } = verifyX509Svid(chain, { bundles, usage: 'server' });
     expect(spiffeId).toBe('spiffe://example.org/web');
-    expect(path).toEqual([...svid.chain, home.bundle.x509Authorities[0]!.certificate]);
+    const hex = (list: readonly Uint8Array[]): readonly string[] => list.map((der) => Buffer.from(der).toString('hex'));
+    expect(hex(path)).toEqual(hex([...svid.chain, home.bundle.x509Authorities[0]!.certificate]));
   });
 
   it.each([
