@@ -38,6 +38,8 @@ export interface Keeping {
   readonly spiffeId: SpiffeId | undefined;
   readonly hint: string | undefined;
   readonly removeOnLoss: boolean;
+  /** Names whom `notify` tells. */
+  readonly told: string;
   readonly notify: (change: FileChange, signal: AbortSignal) => Promise<void>;
   /** End once the first set is there and told of; throw what kept it from that after so many milliseconds. */
   readonly onceWithinMs: number | undefined;
@@ -128,7 +130,8 @@ export async function keepFiles(api: WorkloadApi, keeping: Keeping, io: KeepingI
     },
     () => {
       const directory = createSecretDirectory({ path: keeping.directory, owner: keeping.owner });
-      return deliverFiles({ clock: systemClock, random, directory, notify: keeping.notify, onEvent }, wanted, stop.signal);
+      const { told, notify } = keeping;
+      return deliverFiles({ clock: systemClock, random, directory, told, notify, onEvent }, wanted, stop.signal);
     },
     ...keeping.tokens.map((file) => () => keepToken(api, { file, identity, known, compose, problem }, stop.signal)),
   ];

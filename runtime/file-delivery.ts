@@ -38,6 +38,8 @@ export interface FileDeliveryOptions<S extends FileSet> {
   /** In [0, 1). */
   readonly random: () => number;
   readonly directory: SecretDirectory;
+  /** Names whom `notify` tells: others are told of what is there too. */
+  readonly told: string;
   /** Has the program take the files; run after each change, and after a start unless it is certain that it was run. */
   readonly notify: (change: FileChange, signal: AbortSignal) => Promise<void>;
   readonly onEvent: (event: FileDeliveryEvent<S>) => void;
@@ -84,7 +86,7 @@ interface Progress<S extends FileSet> {
 }
 
 async function bring<S extends FileSet>(
-  { directory, notify, onEvent }: FileDeliveryOptions<S>,
+  { directory, told, notify, onEvent }: FileDeliveryOptions<S>,
   wanted: WantedFiles<S>,
   progress: Progress<S>,
   enter: (step: 'write' | 'notify') => void,
@@ -108,7 +110,7 @@ async function bring<S extends FileSet>(
     case 'files': {
       const { set } = wanted;
       progress.removedNotTold = false;
-      const state = await directory.state(set.files);
+      const state = await directory.state(set.files, told);
       if (state === 'other') {
         await directory.replace(set.files);
         progress.delivered = undefined;
@@ -119,7 +121,7 @@ async function bring<S extends FileSet>(
         await notify('updated', signal);
         onEvent({ what: 'notified', change: 'updated' });
         enter('write');
-        await directory.settle();
+        await directory.settle(told);
       }
       if (progress.delivered === set) return;
       progress.delivered = set;

@@ -19,7 +19,6 @@ import {
   realpath,
   rename,
   rm,
-  stat,
   symlink,
   unlink,
   type FileHandle,
@@ -53,17 +52,17 @@ export interface SecretDirectoryOptions {
   readonly onStep?: (step: string) => Promise<void> | void;
 }
 
-/** `settled` once `settle` was called for just these files; `written` when they are there; else `other`. */
+/** `settled` once `settle` was called for just these files and whoever was told; `written` when they are there; else `other`. */
 export type DirectoryState = 'settled' | 'written' | 'other';
 
 /** One writer at a time, in this process and in others. To be closed. */
 export interface SecretDirectory {
-  /** Whether the directory holds exactly these files, with their modes and owner. */
-  state(files: readonly SecretFile[]): Promise<DirectoryState>;
+  /** Whether the directory holds exactly these files, with their modes and owner, and whether these were told of them. */
+  state(files: readonly SecretFile[], told: string): Promise<DirectoryState>;
   /** The generation before stays until `settle`, for who has opened `current`. */
   replace(files: readonly SecretFile[]): Promise<void>;
-  /** Remembers that whoever had to be told of the files was, and removes all other generations. */
-  settle(): Promise<void>;
+  /** Remembers who was told of the files, and removes all other generations. */
+  settle(told: string): Promise<void>;
   /** Removes what `replace` put there; whether there was anything. */
   clear(): Promise<boolean>;
   close(): Promise<void>;
@@ -190,7 +189,7 @@ export function createSecretDirectory(options: SecretDirectoryOptions): SecretDi
     return dropped;
   };
 
-  const state = async (files: readonly SecretFile[]): Promise<DirectoryState> => {
+  const state = async (files: readonly SecretFile[], told: string): Promise<DirectoryState> => {
     const handle = await place(false);
     const generation = await generationOf(handle);
     if (generation === undefined) return 'other';
@@ -201,7 +200,7 @@ export function createSecretDirectory(options: SecretDirectoryOptions): SecretDi
       if ((await linkOf(within(handle, file.name))) !== join(current, file.name)) return 'other';
       if (!(await isAsWritten(within(handle, generation, file.name), file, owner))) return 'other';
     }
-    return (await exists(within(handle, generation, marker))) ? 'settled' : 'written';
+    return (await textOf(within(handle, generation, marker))) === `${told}\n` ? 'settled' : 'written';
   };
 
   /** A directory that is not there holds nothing. */
@@ -215,16 +214,17 @@ export function createSecretDirectory(options: SecretDirectoryOptions): SecretDi
   };
 
   return {
-    state: (files) => orMissing('other', () => state(files)),
+    state: (files, told) => orMissing('other', () => state(files, told)),
     replace: (files) => translated(path, () => replace(files)),
-    settle: () =>
+    settle: (told) =>
       translated(path, async () => {
         const handle = await place(false);
         const generation = await generationOf(handle);
         if (generation === undefined) return;
         await step('settle');
-        const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW;
-        await (await open(within(handle, generation, marker), flags, 0o600)).close();
+        // One that is cut short by a crash says nobody, and they are told again.
+        await rm(within(handle, generation, marker), { force: true });
+        await writeOne(within(handle, generation, marker), { name: marker, content: `${told}\n`, mode: 0o600 }, {});
         await syncDirectory(within(handle, generation));
         await prune(handle, generation);
         await handle.sync();
@@ -353,12 +353,11 @@ async function linkOf(path: string): Promise<string | undefined> {
   }
 }
 
-async function exists(path: string): Promise<boolean> {
+async function textOf(path: string): Promise<string | undefined> {
   try {
-    await stat(path);
-    return true;
+    return await readFile(path, 'utf8');
   } catch (error) {
-    if (systemCode(error) === 'ENOENT') return false;
+    if (systemCode(error) === 'ENOENT') return undefined;
     throw error;
   }
 }

@@ -99,6 +99,7 @@ export function deliveryTask(config: DeliveryConfig, parts: DeliveryParts): Task
               clock,
               random,
               directory: directoryOf(config),
+              told: JSON.stringify(config.hook?.command ?? config.signal ?? []),
               notify: (change, until) => notify(config, change, clock, until),
               onEvent: seen,
             },

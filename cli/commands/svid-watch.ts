@@ -96,6 +96,7 @@ function keepingOf(dir: string, flags: FileFlags): Keeping {
     spiffeId: flags['spiffe-id'] === undefined ? undefined : parseSpiffeId(flags['spiffe-id']),
     hint: flags.hint,
     removeOnLoss: flags['on-loss'] === 'remove',
+    told: JSON.stringify([flags.hook, flags.signal, flags['pid-file']].filter((flag) => flag !== undefined)),
     notify: notifier(resolve(dir), flags),
     onceWithinMs: flags.once === true ? (flags.timeout ?? 30) * 1_000 : undefined,
   };

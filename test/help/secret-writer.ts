@@ -15,5 +15,5 @@ const directory = createSecretDirectory({
   },
 });
 await directory.replace(pairOf(text));
-await directory.settle();
+await directory.settle('');
 process.stdout.write(`${String(steps)}\n`);

@@ -72,6 +72,7 @@ function world() {
         clock,
         random: () => 0.5,
         directory,
+        told: 'web',
         notify(change) {
           if (state.refuse !== undefined) return Promise.reject(state.refuse);
           told.push(change);

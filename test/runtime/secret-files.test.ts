@@ -44,16 +44,18 @@ async function hidden(): Promise<readonly string[]> {
 describe('a set of files', () => {
   it('is there as a whole, each file with its mode, and is known again', async () => {
     const directory = directoryAt();
-    expect(await directory.state(pairOf('one'))).toBe('other');
+    expect(await directory.state(pairOf('one'), 'web')).toBe('other');
     await directory.replace(pairOf('one'));
     expect(await seen()).toBe('one');
     expect((await stat(file('key.pem'))).mode & 0o7777).toBe(0o600);
     expect((await stat(file('svid.pem'))).mode & 0o7777).toBe(0o644);
     expect((await stat(place)).mode & 0o7777).toBe(0o755);
-    expect(await directory.state(pairOf('one'))).toBe('written');
-    await directory.settle();
-    expect(await directory.state(pairOf('one'))).toBe('settled');
-    expect(await directory.state(pairOf('two'))).toBe('other');
+    expect(await directory.state(pairOf('one'), 'web')).toBe('written');
+    await directory.settle('web');
+    expect(await directory.state(pairOf('one'), 'web')).toBe('settled');
+    // Somebody else was not told.
+    expect(await directory.state(pairOf('one'), 'db')).toBe('written');
+    expect(await directory.state(pairOf('two'), 'web')).toBe('other');
   });
 
   it('has its modes under any umask', async () => {
@@ -74,7 +76,7 @@ describe('a set of files', () => {
     await directory.replace(pairOf('two'));
     expect(await seen()).toBe('two');
     expect(await readFile(path.join(before, 'key.pem'), 'utf8')).toBe('key one');
-    await directory.settle();
+    await directory.settle('web');
     await expect(stat(before)).rejects.toMatchObject({ code: 'ENOENT' });
     expect(await hidden()).toHaveLength(1);
   });
@@ -120,12 +122,12 @@ describe('a set of files', () => {
   ])('is written again after %s', async (_what, spoil) => {
     const directory = directoryAt();
     await directory.replace(pairOf('one'));
-    await directory.settle();
+    await directory.settle('web');
     await spoil();
-    expect(await directory.state(pairOf('one'))).toBe('other');
+    expect(await directory.state(pairOf('one'), 'web')).toBe('other');
     await directory.replace(pairOf('one'));
     expect(await seen()).toBe('one');
-    expect(await directory.state(pairOf('one'))).toBe('written');
+    expect(await directory.state(pairOf('one'), 'web')).toBe('written');
   });
 
   it('can be cleared, leaving what is not its own', async () => {
@@ -145,7 +147,7 @@ describe('a set of files', () => {
     expect(await stat(path.join(place, 'current'))).toMatchObject({ uid: 0 });
     await owned.close();
     const other = directoryAt(place, { owner: () => Promise.resolve({ uid: 4244 }) });
-    expect(await other.state(pairOf('one'))).toBe('other');
+    expect(await other.state(pairOf('one'), 'web')).toBe('other');
   });
 });
 
@@ -170,7 +172,7 @@ describe('a crash', () => {
       outcomes.add(now === before ? 'old' : now === next ? 'new' : now);
       const directory = directoryAt();
       await directory.replace(pairOf(`${String(step)}-next`));
-      await directory.settle();
+      await directory.settle('web');
       await directory.close();
       expect(await seen()).toBe(`${String(step)}-next`);
       expect(await hidden()).toHaveLength(1);
@@ -238,7 +240,7 @@ describe('a directory', () => {
     expect(await readdir(place)).toEqual([]);
     expect(await readFile(path.join(moved, 'key.pem'), 'utf8')).toBe('key one');
     // And it is noticed.
-    expect(await directory.state(pairOf('one'))).toBe('other');
+    expect(await directory.state(pairOf('one'), 'web')).toBe('other');
   });
 
   it('is left as it was when a set cannot be written', async () => {
@@ -256,7 +258,7 @@ describe('a directory', () => {
     const directory = directoryAt();
     for (let turn = 0; turn < 5; turn += 1) {
       await directory.replace(pairOf(String(turn)));
-      await directory.settle();
+      await directory.settle('web');
       await rm(place, { recursive: true });
     }
     await directory.close();

@@ -241,6 +241,22 @@ describe('a delivery', () => {
     expect(events.map(({ what }) => what)).toEqual(['delivered']);
     expect(await told()).toBe('web updated reload\n');
   });
+
+  it('after a restart with another hook tells that one of what is there', async () => {
+    const { line, told } = await hook();
+    hold(web);
+    await sign(web);
+    start();
+    await until(() => expect(seen('delivered')).toBe(1));
+    stop.abort(new Error('restart'));
+    await over;
+    stop = new AbortController();
+    events = [];
+    start(line);
+    await until(() => expect(seen('delivered')).toBe(1));
+    expect(events.map(({ what }) => what)).toEqual(['notified', 'delivered']);
+    expect(await told()).toBe('web updated reload\n');
+  });
 });
 
 describe('an identity that is taken away', () => {

@@ -115,6 +115,18 @@ describe('svid watch --once', () => {
     expect(await watch('--once', '--hook', bad)).toMatchObject({ code: 69, err: expect.stringContaining('exit code 9: not now') });
   });
 
+  it('is followed by a hook for what it wrote without one', async () => {
+    agent.x509(granted(home, alpha));
+    expect((await watch('--once')).code).toBe(0);
+    const late = await hook(`touch ${directory}/told`);
+    for (let times = 0; times < 2; times += 1) {
+      expect((await watch('--once', '--hook', late)).code).toBe(0);
+      // Told of these files once, it is not told of them again.
+      expect((await readdir(directory)).includes('told')).toBe(times === 0);
+      await rm(join(directory, 'told'), { force: true });
+    }
+  });
+
   it('says what kept it from an identity when its time is over', async () => {
     agent.x509(noIdentity);
     expect(await watch('--once', '--timeout', '1')).toMatchObject({ code: 77, err: expect.stringContaining('[workload.no-identity]') });
