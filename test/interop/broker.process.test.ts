@@ -1,8 +1,9 @@
 /**
- * Other people's clients at our agent on behalf of others: go-spiffe's for the Broker API and SPIRE's for delegated identity,
- * unmodified.
+ * Other people's clients at our agent on behalf of others: go-spiffe's and the crate spiffe's for the Broker API, and SPIRE's
+ * for delegated identity, unmodified.
  */
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { copyFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -12,6 +13,8 @@ import { type Running, startRunning } from '../help/running.ts';
 import { type AgentProcess, createSite, freePort, type Site, trustDomain } from '../help/site.ts';
 import { buildProgram, withoutGo } from './program.ts';
 
+const rust = path.join(import.meta.dirname, '..', '..', '.interop', 'rust', 'debug', 'broker');
+const withoutRust = process.env['CI'] !== undefined || existsSync(rust) ? undefined : 'skipped: no Rust program: run .ci/interop';
 const idOf = (name: string): string => `spiffe://${trustDomain}/${name}`;
 
 describe.skipIf(withoutGo !== undefined)(`unmodified clients on behalf of others ${withoutGo ?? ''}`, () => {
@@ -107,6 +110,20 @@ broker:
     cluster.deletePod({ metadata });
     expect(await refusal(byName)).toEqual(['NotFound', 'WORKLOAD_NOT_FOUND']);
     expect(await refusal(byUid)).toEqual(['NotFound', 'WORKLOAD_NOT_FOUND']);
+  });
+
+  it.skipIf(withoutRust !== undefined)(`BRK-19, BRK-26: and so it does for a client in Rust ${withoutRust ?? ''}`, async () => {
+    const program = path.join(site.directory, 'bin', 'rust-mesh');
+    await copyFile(rust, program);
+    await site.entry({ path: '/mesh', parent: agentId, selectors: [`unix:path:${program}`] });
+    const web = workload();
+    const args = [addresses.unix.replace('unix://', ''), agentId, `pid:2147483647`, `pid:${String(web.pid)}`];
+    const mesh = site.own(startRunning([program, ...args], { env: { SPIFFE_ENDPOINT_SOCKET: agent.endpoint } }));
+    expect(await mesh.until('svids'), mesh.text()).toMatchObject({ reference: args[3], svids: [{ id: idOf('web'), chain: expect.any(Number), key: expect.any(Number) }] });
+    expect(mesh.lines.slice(0, 2)).toMatchObject([{ event: 'refused', reference: args[2], code: 'NotFound' }, { event: 'tokens', ids: [idOf('web')] }]);
+    const before = mesh.lines.length;
+    await leave(web);
+    expect(await mesh.until('refused', { from: before })).toMatchObject({ reference: args[3], code: 'NotFound' });
   });
 
   it.each([
