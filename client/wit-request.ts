@@ -8,7 +8,7 @@ import type { JwtAuthority } from '../spiffe/bundle.ts';
 import { SpiffeError } from '../spiffe/errors.ts';
 import type { TrustDomain } from '../spiffe/id.ts';
 import { composeWitProof, validateWitProof, type RememberedProof } from '../spiffe/wit-proof.ts';
-import type { WitStatement, WitSvid } from '../spiffe/wit-svid.ts';
+import type { KnownWit, KnownWits, WitStatement, WitSvid } from '../spiffe/wit-svid.ts';
 import { type Authorize, requireAuthorized } from './authorize.ts';
 import type { WitBundleSource } from './bundle-set.ts';
 
@@ -99,6 +99,7 @@ export function createWitVerifier(options: WitVerifierOptions): WitVerifier {
   const { clock = systemClock, leewaySeconds = 60, remembered = 100_000 } = options;
   const origins = [options.origin].flat().map(originOf);
   if (origins.length === 0) throw originFault();
+  const known = createKnownWits();
   const remember = remembered === 0 ? undefined : createProofMemory(remembered, clock);
   return {
     verify(request) {
@@ -113,6 +114,7 @@ export function createWitVerifier(options: WitVerifierOptions): WitVerifier {
           leewaySeconds,
           ...(longestLifeSeconds !== undefined && { longestLifeSeconds }),
           ...(longestProofSeconds !== undefined && { longestProofSeconds }),
+          known,
           ...(remember !== undefined && { remember }),
         },
       );
@@ -129,6 +131,24 @@ export function witRefusal(error: unknown): { readonly status: number; readonly 
   if (error.kind === 'limited') return { status: 503, headers: {} };
   const isProof = error.reason.startsWith('wit-proof.') || error.reason === 'wit-request.missing';
   return isProof ? { status: 401, headers: { 'www-authenticate': 'WPT' } } : { status: 400, headers: {} };
+}
+
+/** The newest, as many as callers of one service are likely to be at once. */
+const mostKnown = 1_000;
+
+function createKnownWits(): KnownWits {
+  const known = new Map<string, KnownWit>();
+  return {
+    get: (token) => known.get(token),
+    set(token, wit) {
+      known.delete(token);
+      known.set(token, wit);
+      for (const oldest of known.keys()) {
+        if (known.size <= mostKnown) break;
+        known.delete(oldest);
+      }
+    },
+  };
 }
 
 function createProofMemory(capacity: number, clock: Clock): (proof: RememberedProof) => boolean {

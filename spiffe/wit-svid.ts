@@ -5,7 +5,7 @@
 import type { KeyObject } from 'node:crypto';
 import { createPrivateKey, createPublicKey } from 'node:crypto';
 
-import type { Bundle } from './bundle.ts';
+import type { Bundle, JwtAuthority } from './bundle.ts';
 import { SpiffeError } from './errors.ts';
 import type { SpiffeId, TrustDomain } from './id.ts';
 import { parseSpiffeId, trustDomainOf } from './id.ts';
@@ -67,6 +67,19 @@ export interface WitTrust {
   readonly leewaySeconds?: number;
   /** Refuse what says `nbf` and is good for longer than this [WIT-SVID 3.5]. */
   readonly longestLifeSeconds?: number;
+  /** What was found before: a caller presents one WIT-SVID with every request for as long as it lasts. */
+  readonly known?: KnownWits;
+}
+
+/** WIT-SVIDs whose signature was found right, and by which key: neither is found out twice. Everything else is. */
+export interface KnownWits {
+  get(token: string): KnownWit | undefined;
+  set(token: string, known: KnownWit): void;
+}
+
+export interface KnownWit {
+  readonly parsed: ParsedWit;
+  readonly signedBy: JwtAuthority;
 }
 
 export const defaultWitLeewaySeconds = 60;
@@ -134,8 +147,15 @@ export function parseWitSvid(token: string): ParsedWit {
  * @throws invalid as `parseWitSvid`; unauthenticated `wit-svid.untrusted|key-unknown|signature|expired|not-yet|life`
  */
 export function checkWitSvid(token: string, trust: WitTrust): WitStatement {
-  const parsed = parseWitSvid(token);
-  checkSignature(parsed, trust.bundleFor);
+  const known = trust.known?.get(token);
+  const parsed = known?.parsed ?? parseWitSvid(token);
+  const authority = authorityOf(parsed, trust.bundleFor);
+  if (known?.signedBy !== authority) {
+    if (!verifyJwtSignature(parsed.algorithm, keyOfAuthority(authority), parsed.signed, parsed.signature)) {
+      throw new SpiffeError('unauthenticated', 'wit-svid.signature', 'signature of the WIT-SVID is wrong');
+    }
+    trust.known?.set(token, { parsed, signedBy: authority });
+  }
   checkTime(parsed, trust);
   const { spiffeId, claims, confirmation, expiresAt, issuedAt } = parsed;
   return { spiffeId, claims, confirmation, expiresAt, issuedAt };
@@ -240,7 +260,7 @@ function readConfirmation(cnf: JsonValue | undefined): Confirmation {
   return { key, algorithm };
 }
 
-function checkSignature(token: ParsedWit, bundleFor: WitTrust['bundleFor']): void {
+function authorityOf(token: ParsedWit, bundleFor: WitTrust['bundleFor']): JwtAuthority {
   const trustDomain = trustDomainOf(token.spiffeId);
   const bundle = bundleFor(trustDomain);
   // A bundle of another name would let that trust domain speak for this one [Trust Domain and Bundle 3].
@@ -251,9 +271,7 @@ function checkSignature(token: ParsedWit, bundleFor: WitTrust['bundleFor']): voi
   if (authority === undefined) {
     throw new SpiffeError('unauthenticated', 'wit-svid.key-unknown', 'WIT-SVID is signed with an unknown key');
   }
-  if (!verifyJwtSignature(token.algorithm, keyOfAuthority(authority), token.signed, token.signature)) {
-    throw new SpiffeError('unauthenticated', 'wit-svid.signature', 'signature of the WIT-SVID is wrong');
-  }
+  return authority;
 }
 
 /** The instant of issue is no bound [WIT-SVID 3.6]. */

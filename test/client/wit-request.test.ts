@@ -93,6 +93,31 @@ describe('a request with a WIT-SVID', () => {
     expect(refusal(() => verifierWith().verify(received({ ...headers, 'txn-token': 'other' })))).toBe('unauthenticated wit-proof.context');
   });
 
+  it('T-11 BUNDLE-18: counts no longer than its authority and itself, however often it was seen', async () => {
+    const strange = createFakeAuthority('example.org');
+    const set = createBundleSet(home.bundle);
+    const clock = createTestClock();
+    await clock.advance(Date.now() - clock.now());
+    const verifier = verifierWith({ bundles: set, clock });
+    const ask = (from = svid): string => refusal(() => verifier.verify(received(witHeaders(from, url, { at: Math.min(clock.now(), from.expiresAt - 1) }))));
+    expect([ask(), ask()]).toEqual(['accepted', 'accepted']);
+    // The same key, told again, and another key under the same name.
+    const authorities = home.bundle.witAuthorities.map((authority) => ({ ...authority }));
+    set.set({ ...home.bundle, witAuthorities: authorities });
+    expect(ask()).toBe('accepted');
+    const [other] = strange.bundle.witAuthorities;
+    set.set({ ...home.bundle, witAuthorities: authorities.map(({ keyId }) => ({ ...other!, keyId })) });
+    expect(ask()).toBe('unauthenticated wit-svid.signature');
+    set.set({ ...home.bundle, witAuthorities: [] });
+    expect(ask()).toBe('unauthenticated wit-svid.key-unknown');
+    set.delete(home.trustDomain);
+    expect(ask()).toBe('unauthenticated wit-svid.untrusted');
+    set.set(home.bundle);
+    expect(ask()).toBe('accepted');
+    await clock.advance(svid.expiresAt + 60_000 - clock.now());
+    expect(ask()).toBe('unauthenticated wit-svid.expired');
+  });
+
   it('is refused for who makes it, after all else', () => {
     const verifier = verifierWith({ authorize: authorizeId(home.witSvid('/db').spiffeId) });
     expect(refusal(() => verifier.verify(received(witHeaders(svid, url))))).toBe('denied source.peer.refused');
