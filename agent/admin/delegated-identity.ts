@@ -53,17 +53,31 @@ interface Delegate {
 export function delegatedIdentityApi(options: DelegatedIdentityOptions): ServiceHandlers<DelegatedIdentityDefinition, Peer> {
   const { subjects, tokens, witness, holdings } = options;
 
-  const subjectOf = (selectors: readonly Selector__Output[], pid: number, { id }: Delegate): Subject => {
-    if ((selectors.length === 0) === (pid === 0)) {
-      throw new SpiffeError('invalid', 'delegate.reference', 'must provide either selectors or non-zero PID, but not both');
+  const callers = new WeakMap<Peer, Caller>();
+  /** One for all calls of a connection: it is attested anew until that ends. */
+  const callerOf = (peer: Peer): Caller => {
+    const caller = callers.get(peer) ?? options.callerOf(peer);
+    callers.set(peer, caller);
+    return caller;
+  };
+
+  /** Whom a delegate refers to; a refusal is on record, whoever was meant. */
+  const subjectOf = (selectors: readonly Selector__Output[], pid: number, { id }: Delegate, { method }: Call): Subject => {
+    try {
+      if ((selectors.length === 0) === (pid === 0)) {
+        throw new SpiffeError('invalid', 'delegate.reference', 'must provide either selectors or non-zero PID, but not both');
+      }
+      return pid === 0 ? subjects.selectors(selectorsOf(selectors), id) : subjects.process(pid, id);
+    } catch (error) {
+      if (error instanceof SpiffeError) witness.refused({ process: undefined, behalf: { broker: id, reference: '' } }, method, error);
+      throw error;
     }
-    return pid === 0 ? subjects.selectors(selectorsOf(selectors), id) : subjects.process(pid, id);
   };
 
   async function* svids(request: SubscribeToX509SVIDsRequest__Output, call: Call): AsyncGenerator<SubscribeToX509SVIDsResponse> {
-    const delegate = await admit(options, call);
+    const delegate = await admit({ ...options, callerOf }, call);
     try {
-      const subject = subjectOf(request.selectors, request.pid, delegate);
+      const subject = subjectOf(request.selectors, request.pid, delegate, call);
       yield* brokered(options, subject, { method: call.method, signal: delegate.signal }, {
         svids: true,
         // Nobody is told that there is nothing: an empty list says so, and the stream goes on.
@@ -81,7 +95,7 @@ export function delegatedIdentityApi(options: DelegatedIdentityOptions): Service
 
   /** Every bundle; one that is dropped stays in the messages of a stream that had it, as SPIRE has it. */
   async function* allBundles<T>(call: Call, compose: (all: Bundles) => T): AsyncGenerator<T> {
-    const delegate = await admit(options, call);
+    const delegate = await admit({ ...options, callerOf }, call);
     const kept = new Map<TrustDomain, Bundle>();
     try {
       for await (const { bundles } of holdings.values(delegate.signal)) {
@@ -100,9 +114,9 @@ export function delegatedIdentityApi(options: DelegatedIdentityOptions): Service
   const fetchJwt = async (request: FetchJWTSVIDsRequest__Output, call: Call): Promise<FetchJWTSVIDsResponse> => {
     const audience = request.audience.filter((name) => name !== '');
     if (audience.length === 0) throw new SpiffeError('invalid', 'workload.audience', 'audience must be specified');
-    const delegate = await admit(options, call);
+    const delegate = await admit({ ...options, callerOf }, call);
     try {
-      const subject = subjectOf(request.selectors, request.pid, delegate);
+      const subject = subjectOf(request.selectors, request.pid, delegate, call);
       return await brokeredOnce(options, subject, { method: call.method, signal: delegate.signal }, {
         narrow: ({ update }) => withoutPrivileged(update),
         async answer({ entries }, signal) {

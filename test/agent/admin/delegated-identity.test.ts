@@ -38,6 +38,8 @@ let world: Brokered;
 let peer: FakePeer;
 let attested: WatchSource<Attestation>;
 let stop: AbortController;
+/** Each goes on being attested until its connection ends. */
+let callers: number;
 let api: Methods;
 
 beforeEach(() => {
@@ -45,6 +47,7 @@ beforeEach(() => {
   peer = fakePeer();
   attested = createWatch(attestationOf('unix:uid:1000'));
   stop = new AbortController();
+  callers = 0;
   const { options, tokens, subjects, holdings } = world;
   api = delegatedIdentityApi({
     ...options,
@@ -52,7 +55,10 @@ beforeEach(() => {
     subjects,
     holdings,
     delegates: new Set([delegate]),
-    callerOf: () => ({ peer, process: { pid: 5, startTime: '1', uid: 1000, gid: 1000, path: '' }, attested: async () => attested }),
+    callerOf() {
+      callers += 1;
+      return { peer, process: { pid: 5, startTime: '1', uid: 1000, gid: 1000, path: '' }, attested: async () => attested };
+    },
   }) as unknown as Methods;
 });
 afterEach(() => stop.abort(new SpiffeError('unavailable', 'rpc.cancelled', 'the test is over')));
@@ -131,6 +137,13 @@ describe('SubscribeToX509SVIDs', () => {
   ])('refuses %s', async (_what, request, message) => {
     await world.serve(own);
     await expect(next(api.SubscribeToX509SVIDs(request, call()))).rejects.toMatchObject({ kind: 'invalid', message });
+    expect(world.told).toEqual([expect.stringMatching(/^refused delegate\.(?:reference|selectors) $/)]);
+  });
+
+  it('refuses a process that is not there, on record', async () => {
+    await world.serve(own);
+    await expect(next(api.SubscribeToX509SVIDs(byPid(7), call()))).rejects.toMatchObject({ reason: 'broker.workload.none' });
+    expect(world.told).toEqual(['refused broker.workload.none ']);
   });
 });
 
@@ -169,6 +182,15 @@ describe('who may', () => {
     world.hold(web, testEntry('/other', ['unix:uid:1000']));
     for (const one of waiting) await expect(one).rejects.toMatchObject(unauthorized);
     expect(world.open.size).toBe(0);
+  });
+
+  it('is attested once for all calls of a connection', async () => {
+    await world.serve(own, testEntry('/web', ['a:1']));
+    for (let calls = 0; calls < 3; calls += 1) await api.FetchJWTSVIDs({ ...bySelectors(['a', '1']), audience: ['db'] }, call());
+    expect(callers).toBe(1);
+    peer = fakePeer();
+    await api.FetchJWTSVIDs({ ...bySelectors(['a', '1']), audience: ['db'] }, call());
+    expect(callers).toBe(2);
   });
 
   it('and with what is attested of it', async () => {
