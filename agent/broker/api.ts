@@ -37,13 +37,17 @@ export interface BrokerApiOptions extends BrokeringOptions {
 }
 
 type Call = CallContext<BrokerConnection>;
+interface Referring {
+  readonly reference: WorkloadReference__Output | null;
+}
 
 export function brokerApi(options: BrokerApiOptions): ServiceHandlers<APIDefinition, BrokerConnection> {
   const { trustDomain, tokens, subjects, witness } = options;
 
-  /** Who is meant; a refusal is on record, whoever was meant. */
-  const subjectOf = async (message: WorkloadReference__Output | null, call: Call): Promise<Subject> => {
+  /** Who is meant, by a request that passes the check; a refusal is on record, whoever was meant. */
+  const subjectOf = async (message: WorkloadReference__Output | null, call: Call, check: () => void): Promise<Subject> => {
     try {
+      check();
       return await referredTo(message, call);
     } catch (error) {
       const behalf = { broker: call.connection.caller.id, reference: '' };
@@ -73,8 +77,14 @@ export function brokerApi(options: BrokerApiOptions): ServiceHandlers<APIDefinit
       return connection.caller.narrow(attestation, update);
     };
 
-  async function* stream<T>(message: WorkloadReference__Output | null, call: Call, svids: boolean, compose: (update: WorkloadUpdate) => T): AsyncGenerator<T> {
-    const subject = await subjectOf(message, call);
+  interface Streamed<T> {
+    readonly profile: BrokerConfig['profiles'][number];
+    readonly svids: boolean;
+    readonly compose: (update: WorkloadUpdate) => T;
+  }
+
+  async function* stream<T>(message: WorkloadReference__Output | null, call: Call, { profile, svids, compose }: Streamed<T>): AsyncGenerator<T> {
+    const subject = await subjectOf(message, call, () => requireProfile(profile));
     yield* brokered(options, subject, call, { svids, narrow: narrowed(call), compose });
   }
 
@@ -84,12 +94,14 @@ export function brokerApi(options: BrokerApiOptions): ServiceHandlers<APIDefinit
   };
 
   const fetchJwt = async (request: FetchJWTSVIDRequest__Output, call: Call): Promise<FetchJWTSVIDResponse> => {
-    requireProfile('jwt');
     const audience = request.audience.filter((name) => name !== '');
-    if (audience.length === 0) throw new SpiffeError('invalid', 'workload.audience', 'audience must be specified');
-    const asked = request.spiffe_id === '' ? undefined : askedId(request.spiffe_id);
-    call.connection.caller.requireAudience(audience);
-    const subject = await subjectOf(request.reference, call);
+    let asked: SpiffeId | undefined;
+    const subject = await subjectOf(request.reference, call, () => {
+      requireProfile('jwt');
+      if (audience.length === 0) throw new SpiffeError('invalid', 'workload.audience', 'audience must be specified');
+      asked = request.spiffe_id === '' ? undefined : askedId(request.spiffe_id);
+      call.connection.caller.requireAudience(audience);
+    });
     return brokeredOnce(options, subject, call, {
       narrow: narrowed(call),
       async answer(update, signal) {
@@ -105,19 +117,13 @@ export function brokerApi(options: BrokerApiOptions): ServiceHandlers<APIDefinit
   };
 
   return {
-    SubscribeToX509SVID(request: { readonly reference: WorkloadReference__Output | null }, call: Call) {
-      requireProfile('x509');
-      return stream(request.reference, call, true, (update) => x509SvidResponse(update, trustDomain));
-    },
-    SubscribeToX509Bundles(request: { readonly reference: WorkloadReference__Output | null }, call: Call) {
-      requireProfile('x509');
-      return stream(request.reference, call, false, ({ bundles }) => x509BundlesResponse(bundles));
-    },
+    SubscribeToX509SVID: ({ reference }: Referring, call: Call) =>
+      stream(reference, call, { profile: 'x509', svids: true, compose: (update) => x509SvidResponse(update, trustDomain) }),
+    SubscribeToX509Bundles: ({ reference }: Referring, call: Call) =>
+      stream(reference, call, { profile: 'x509', svids: false, compose: ({ bundles }) => x509BundlesResponse(bundles) }),
     FetchJWTSVID: fetchJwt,
-    SubscribeToJWTBundles(request: { readonly reference: WorkloadReference__Output | null }, call: Call) {
-      requireProfile('jwt');
-      return stream(request.reference, call, false, ({ bundles }) => jwtBundlesResponse(bundles));
-    },
+    SubscribeToJWTBundles: ({ reference }: Referring, call: Call) =>
+      stream(reference, call, { profile: 'jwt', svids: false, compose: ({ bundles }) => jwtBundlesResponse(bundles) }),
   };
 }
 

@@ -223,9 +223,9 @@ describe('FetchJWTSVID', () => {
     ['BRK-24: another’s ID', tokenFor('pid:7', { spiffe_id: 'spiffe://example.org/mesh' }), 'denied', 'workload.no-identity'],
     ['BRK-23: nobody', tokenFor('pid:8'), 'missing', 'broker.workload.none'],
     ['BRK-16: an audience that is not for the broker', tokenFor('pid:7', { audience: ['db', 'bank'] }), 'denied', 'broker.caller.audience'],
-  ])('%s is refused', async (_what, request, kind, reason) => {
+  ])('%s is refused, on record', async (_what, request, kind, reason) => {
     await expect(api.FetchJWTSVID(request, call(self.peer, { audiences: ['db', 'web'] }))).rejects.toMatchObject({ kind, reason });
-    expect(world.told.filter((line) => line.startsWith('token'))).toEqual([]);
+    expect(world.told.map((line) => line.split(' ', 2).join(' '))).toEqual([`refused ${reason}`]);
     expect(world.open.size).toBe(0);
   });
 
@@ -258,5 +258,6 @@ it.each([
       return 'next' in answer ? answer.next() : answer;
     };
     await expect(ask()).rejects.toMatchObject({ kind: 'unsupported', reason: 'broker.profile' });
+    expect(world.told.splice(0)).toEqual(['refused broker.profile ']);
   }
 });
