@@ -88,6 +88,11 @@ const words: readonly { readonly what: string; readonly pattern: RegExp; readonl
   },
   { what: 'Math.random (randomness is passed in)', pattern: /\bMath\.random\b/, allowed: [/(?:^|\/)main\.ts$/, /^client\//] },
   { what: 'console (use Logger)', pattern: /\bconsole\.\w+/, allowed: [] },
+  {
+    what: 'checkWitSvid (nobody is identified by a WIT-SVID without its proof)',
+    pattern: /\bcheckWitSvid\b/,
+    allowed: [/^spiffe\/wit-(?:svid|proof)\.ts$/],
+  },
   { what: 'enum, namespace or decorator', pattern: /^\s*(?:export\s+)?(?:const\s+)?(?:enum|namespace)\s+\w+/m, allowed: [] },
 ];
 
