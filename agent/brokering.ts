@@ -67,18 +67,23 @@ export function createBrokering(parts: BrokeringParts): Brokering {
 
   const services = (): readonly RpcService<Peer>[] => {
     const delegates = new Set(config.authorized_delegates);
+    const debug = { clock, svid: () => identity.value.svid, authorities: () => authoritiesOf(parts), ...parts.figures };
+    const delegated = definitions['spire.api.agent.delegatedidentity.v1.DelegatedIdentity'];
     const all: RpcService<Peer>[] = [
-      rpcService(definitions['spire.api.agent.delegatedidentity.v1.DelegatedIdentity'], delegatedIdentityApi({ ...parts, delegates, subjects })),
-      rpcService(definitions['spire.agent.debug.v1.Debug'], debugApi({ clock, svid: () => identity.value.svid, authorities: () => authoritiesOf(parts), ...parts.figures })),
+      rpcService(delegated, delegatedIdentityApi({ ...parts, delegates, subjects })),
+      rpcService(definitions['spire.agent.debug.v1.Debug'], debugApi(debug)),
     ];
     const launchLevel: LogLevel = config.log.level;
     const { logger } = parts;
-    if (logger !== undefined) all.push(rpcService(definitions['spire.api.agent.logger.v1.Logger'], loggerApi({ logger, launchLevel })));
+    if (logger !== undefined) {
+      all.push(rpcService(definitions['spire.api.agent.logger.v1.Logger'], loggerApi({ logger, launchLevel })));
+    }
     return all;
   };
 
   const task = (configured: NonNullable<typeof broker>): Task => {
-    const options = { ...parts, trustDomain: config.trust_domain, subjects, tokens, profiles: configured.profiles, pidNamespace: configured.pid_namespace };
+    const { profiles, pid_namespace: pidNamespace, socket_path: socket, listen: tcp } = configured;
+    const options = { ...parts, trustDomain: config.trust_domain, subjects, tokens, profiles, pidNamespace };
     return async (stop) => {
       const listener = await listenForBrokers({
         clock,
@@ -87,7 +92,9 @@ export function createBrokering(parts: BrokeringParts): Brokering {
         identity,
         services: [
           rpcService<typeof brokerDefinition, BrokerConnection>(brokerDefinition, brokerApi(options)),
-          ...reflectionServices(['spiffe.broker.API']).map(({ definition, handlers }) => rpcService<typeof definition, BrokerConnection>(definition, handlers)),
+          ...reflectionServices(['spiffe.broker.API']).map(({ definition, handlers }) =>
+            rpcService<typeof definition, BrokerConnection>(definition, handlers),
+          ),
         ],
         isReady: parts.isReady,
         onCall: parts.onCall,
@@ -96,7 +103,7 @@ export function createBrokering(parts: BrokeringParts): Brokering {
           witness.refused({ process: undefined, behalf }, method, error);
         },
       });
-      parts.log.info('broker.listening', { socket: configured.socket_path, address: configured.listen?.address, port: configured.listen?.port });
+      parts.log.info('broker.listening', { socket, address: tcp?.address, port: tcp?.port });
       try {
         await untilAborted(listener.run(stop), stop);
       } finally {

@@ -15,14 +15,24 @@ export interface LoggerApiOptions {
 }
 
 const names = { debug: 'DEBUG', info: 'INFO', warn: 'WARN', error: 'ERROR' } as const satisfies Record<LogLevel, string>;
-const levels: Readonly<Record<string, LogLevel>> = { PANIC: 'error', FATAL: 'error', ERROR: 'error', WARN: 'warn', INFO: 'info', DEBUG: 'debug', TRACE: 'debug' };
+const levels: Readonly<Record<string, LogLevel>> = {
+  PANIC: 'error',
+  FATAL: 'error',
+  ERROR: 'error',
+  WARN: 'warn',
+  INFO: 'info',
+  DEBUG: 'debug',
+  TRACE: 'debug',
+};
 
 export function loggerApi({ logger, launchLevel }: LoggerApiOptions): ServiceHandlers<LoggerDefinition, Peer> {
   const state = (): LoggerMessage => ({ current_level: names[logger.level], launch_level: names[launchLevel] });
   return {
     GetLogger: async () => state(),
     async SetLogLevel({ new_level: asked }: SetLogLevelRequest__Output) {
-      if (asked === 'UNSPECIFIED') throw new SpiffeError('invalid', 'logger.level', 'newLevel value cannot be LogLevel_UNSPECIFIED');
+      if (asked === 'UNSPECIFIED') {
+        throw new SpiffeError('invalid', 'logger.level', 'newLevel value cannot be LogLevel_UNSPECIFIED');
+      }
       const level = levels[String(asked)];
       if (level === undefined) throw new SpiffeError('invalid', 'logger.level', 'unsupported log level');
       logger.setLevel(level);

@@ -11,7 +11,9 @@ import { openNamedProcess } from '../workload/named-process.ts';
  */
 export async function withProcess<T>(pid: number, now: number, ask: (peer: Peer) => Promise<T>): Promise<T> {
   const held = openNamedProcess(pid, now);
-  if (held === undefined) throw new SpiffeError('missing', 'explain.no-process', `there is no process ${String(pid)} that this agent can see`);
+  if (held === undefined) {
+    throw new SpiffeError('missing', 'explain.no-process', `there is no process ${String(pid)} that this agent can see`);
+  }
   try {
     return await ask(held.peer);
   } finally {

@@ -51,13 +51,16 @@ function callerOf(config: BrokerCallerConfig, own: TrustDomain): AllowedCaller {
     },
     narrow({ selectors }, update) {
       // Attested, not what the reference says: a process has no namespace in its number.
-      if (namespaces !== undefined && ![...selectors].some((selector) => namespaces.some((name) => selector === `k8s:ns:${name}`))) {
+      const isIn = (name: string): boolean => [...selectors].some((selector) => selector === `k8s:ns:${name}`);
+      if (namespaces !== undefined && !namespaces.some(isIn)) {
         throw new SpiffeError('denied', 'broker.caller.namespace', 'this broker may not act for workloads of this namespace');
       }
       if (ids === undefined || update.entries.length === 0) return update;
       const isFor = (id: SpiffeId): boolean => ids.some((one) => id === one || id.startsWith(`${one}/`));
       const entries = update.entries.filter(({ spiffeId }) => isFor(spiffeId));
-      if (entries.length === 0) throw new SpiffeError('denied', 'broker.caller.identity', 'this broker may not act for this identity');
+      if (entries.length === 0) {
+        throw new SpiffeError('denied', 'broker.caller.identity', 'this broker may not act for this identity');
+      }
       if (entries.length === update.entries.length) return update;
       const trusted = new Set<TrustDomain>([own, ...entries.flatMap(({ federatesWith }) => federatesWith)]);
       return Object.freeze({
@@ -92,7 +95,9 @@ export function createCallCounter(clock: Pick<Clock, 'monotonic'>, { calls, call
       counts.set(id, count);
       count.tokens = Math.min(callsPerSecond, count.tokens + ((at - count.at) / 1000) * callsPerSecond);
       count.at = at;
-      if (count.running >= calls) throw new SpiffeError('limited', 'broker.caller.calls', 'too many calls of this broker are in progress');
+      if (count.running >= calls) {
+        throw new SpiffeError('limited', 'broker.caller.calls', 'too many calls of this broker are in progress');
+      }
       if (count.tokens < 1) throw new SpiffeError('limited', 'broker.caller.rate', 'this broker makes calls too fast');
       count.tokens -= 1;
       count.running += 1;

@@ -52,12 +52,17 @@ interface BrokerKeys {
   readonly broker?: BrokerConfig | undefined;
 }
 
+interface Problem {
+  readonly path: readonly (string | number)[];
+  readonly message: string;
+}
+
 /** What is wrong across keys, each with its path. */
-export function brokerProblems(config: BrokerKeys): readonly { readonly path: readonly (string | number)[]; readonly message: string }[] {
+export function brokerProblems(config: BrokerKeys): readonly Problem[] {
   const { trust_domain: trustDomain, broker: brokers } = config;
   if (brokers === undefined) return [];
-  const problems: { path: readonly (string | number)[]; message: string }[] = [];
-  const issue = (where: readonly (string | number)[], message: string): void => void problems.push({ path: ['broker', ...where], message });
+  const problems: Problem[] = [];
+  const issue = (where: Problem['path'], message: string): void => void problems.push({ path: ['broker', ...where], message });
   const { socket_path: socket, listen, callers } = brokers;
   if (socket === undefined && listen === undefined) issue([], 'one of socket_path and listen is needed');
   if (socket !== undefined) {

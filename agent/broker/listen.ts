@@ -107,7 +107,8 @@ export async function listenForBrokers(options: BrokerListenOptions): Promise<Br
         if (failure !== undefined) throw failure;
       });
       try {
-        await Promise.race([tcp?.follow(stop.signal), proofs.run(stop.signal), ended, untilAborted(new Promise<never>(() => undefined), signal)].filter((one) => one !== undefined));
+        const parts = [tcp?.follow(stop.signal), proofs.run(stop.signal), ended].filter((part) => part !== undefined);
+        await untilAborted(Promise.race(parts), signal);
       } finally {
         stop.abort(new Error('the listener is over'));
         stop.unlink();
@@ -123,7 +124,11 @@ export async function listenForBrokers(options: BrokerListenOptions): Promise<Br
 }
 
 /** TLS on a Unix socket as well [Broker Endpoint 3.1]: who may open the file may not be who is on the list. */
-function listenOnSocket(path: string, { clock, config }: BrokerListenOptions, tlsOptions: (peer: Peer) => TlsServerOptions): Promise<Acceptor> {
+function listenOnSocket(
+  path: string,
+  { clock, config }: BrokerListenOptions,
+  tlsOptions: (peer: Peer) => TlsServerOptions,
+): Promise<Acceptor> {
   return listenUnix({
     path,
     mode: 0o770,
@@ -143,7 +148,8 @@ function listenOnSocket(path: string, { clock, config }: BrokerListenOptions, tl
 function brokerServer(options: BrokerListenOptions): RpcServer<Admitted> {
   const { clock, config } = options;
   const { limits } = config;
-  const counter = createCallCounter(clock, { calls: limits.calls_per_caller, callsPerSecond: limits.calls_per_second_per_caller });
+  const { calls_per_caller: calls, calls_per_second_per_caller: callsPerSecond } = limits;
+  const counter = createCallCounter(clock, { calls, callsPerSecond });
   const counted = new Set<string>();
   return createRpcServer<Admitted>({
     clock,
@@ -154,7 +160,9 @@ function brokerServer(options: BrokerListenOptions): RpcServer<Admitted> {
       const { id } = call.connection.caller;
       try {
         checkBrokerHeader(call);
-        if (!options.isReady()) throw new SpiffeError('unavailable', 'workload.starting', 'the agent has not learned its entries yet');
+        if (!options.isReady()) {
+          throw new SpiffeError('unavailable', 'workload.starting', 'the agent has not learned its entries yet');
+        }
         counter.enter(id);
         counted.add(call.requestId);
       } catch (error) {
@@ -185,7 +193,8 @@ function refusingServer(options: BrokerListenOptions): RpcServer<Refused> {
 
 function identify(findCaller: FindCaller, verified: VerifiedPeer | undefined): Omit<Admitted, 'peer'> | Refused {
   if (verified === undefined) {
-    return { caller: undefined, error: new SpiffeError('unauthenticated', 'broker.caller.anonymous', 'a broker must present an X509-SVID') };
+    const error = new SpiffeError('unauthenticated', 'broker.caller.anonymous', 'a broker must present an X509-SVID');
+    return { caller: undefined, error };
   }
   try {
     return { caller: findCaller(verified.spiffeId), verified };
@@ -211,7 +220,8 @@ function createProofs({ clock, identity }: BrokerListenOptions, brokers: RpcServ
         verify(verified.path.map(({ der }) => der));
       } catch (cause) {
         held.delete(verified);
-        const error = new SpiffeError('unauthenticated', 'broker.caller.expired', 'what this connection was proved by does not hold any more', { cause });
+        const why = 'what this connection was proved by does not hold any more';
+        const error = new SpiffeError('unauthenticated', 'broker.caller.expired', why, { cause });
         brokers.cut((connection) => connection.verified === verified, error);
       }
     }

@@ -26,7 +26,9 @@ const nameForm = /^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$/;
  */
 export function referenceFromMessage(message: WorkloadReference__Output | null): Reference {
   const any = message?.reference ?? null;
-  if (any === null || any.type_url === '') throw new SpiffeError('invalid', 'broker.reference.missing', 'a workload reference is needed');
+  if (any === null || any.type_url === '') {
+    throw new SpiffeError('invalid', 'broker.reference.missing', 'a workload reference is needed');
+  }
   const messages = loadMessages('spiffe.broker.KubernetesObjectReference', 'spiffe.broker.WorkloadPIDReference');
   const { type_url: url, value } = any;
   switch (url) {
@@ -55,7 +57,7 @@ function podReference({ type, key, uid }: KubernetesObjectReference__Output): Po
     throw new SpiffeError('invalid', 'broker.reference.object-type', 'the object type must have a plural and a group');
   }
   if (type.plural !== 'pods' || type.group !== 'core') {
-    throw new SpiffeError('invalid', 'broker.reference.object-type', 'of Kubernetes objects only pods of the group core can be referred to');
+    throw new SpiffeError('invalid', 'broker.reference.object-type', 'only pods of the group core can be referred to');
   }
   if (key === null && uid === '') throw new SpiffeError('invalid', 'broker.reference.key', 'one of key and uid is needed');
   if (uid !== '' && !uuidForm.test(uid)) throw new SpiffeError('invalid', 'broker.reference.uid', 'uid must be a UUID');

@@ -37,7 +37,12 @@ export interface BrokeredStream<T> extends Pick<UpdateWanted, 'svids' | 'unregis
  * Takes the subject over and releases it at the end.
  * @throws missing `broker.workload.gone`; as `callerUpdates` and `narrow`
  */
-export async function* brokered<T>(options: BrokeringOptions, subject: Subject, call: BrokeredCall, stream: BrokeredStream<T>): AsyncGenerator<T> {
+export async function* brokered<T>(
+  options: BrokeringOptions,
+  subject: Subject,
+  call: BrokeredCall,
+  stream: BrokeredStream<T>,
+): AsyncGenerator<T> {
   const { witness } = options;
   const delivered = new Map<string, HeldX509Svid>();
   const present = untilGone(subject, call.signal);
@@ -67,6 +72,10 @@ export async function* brokered<T>(options: BrokeringOptions, subject: Subject, 
   }
 }
 
+export interface BrokeredAnswer<T> extends Pick<BrokeredStream<unknown>, 'narrow'> {
+  readonly answer: (update: WorkloadUpdate, signal: AbortSignal) => Promise<T>;
+}
+
 /**
  * Answers once of the first update that `narrow` lets through. Takes the subject over and releases it at the end.
  * @throws as `brokered`, and what `answer` throws
@@ -75,7 +84,7 @@ export async function brokeredOnce<T>(
   options: BrokeringOptions,
   subject: Subject,
   call: BrokeredCall,
-  once: Pick<BrokeredStream<unknown>, 'narrow'> & { readonly answer: (update: WorkloadUpdate, signal: AbortSignal) => Promise<T> },
+  once: BrokeredAnswer<T>,
 ): Promise<T> {
   const present = untilGone(subject, call.signal);
   try {
@@ -116,8 +125,14 @@ function refused(witness: BrokerWitness, subject: Subject, call: BrokeredCall, c
   return error;
 }
 
-function recordSvids(witness: BrokerWitness, subject: Subject, update: WorkloadUpdate, delivered: Map<string, HeldX509Svid>): void {
-  for (const { entry, svid } of update.identities) {
+/** @param delivered what the same stream was sent, by entry; taken on */
+function recordSvids(
+  witness: BrokerWitness,
+  subject: Subject,
+  { identities }: WorkloadUpdate,
+  delivered: Map<string, HeldX509Svid>,
+): void {
+  for (const { entry, svid } of identities) {
     const before = delivered.get(entry.id);
     if (before === svid) continue;
     delivered.set(entry.id, svid);

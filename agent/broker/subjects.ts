@@ -25,7 +25,10 @@ export interface Subject extends Attested {
 export interface Subjects {
   /** @throws missing `broker.workload.none`; limited `broker.processes`; unavailable `process.descriptors` */
   process(pid: number, broker: Behalf['broker']): Subject;
-  /** @throws missing `broker.workload.none`; invalid `broker.reference.kubernetes`; denied and unavailable as `PodDirectory.open` */
+  /**
+   * @throws missing `broker.workload.none`; invalid `broker.reference.kubernetes`; denied and unavailable as
+   * `PodDirectory.open`
+   */
   pod(reference: PodReference, broker: Behalf['broker'], signal: AbortSignal): Promise<Subject>;
   selectors(selectors: readonly Selector[], broker: Behalf['broker']): Subject;
   /** Processes held on to. */
@@ -63,7 +66,9 @@ export function createSubjects(options: SubjectsOptions): Subjects {
     selectors(selectors, broker) {
       const behalf = { broker, reference: `selectors:${selectors.join(',')}`.slice(0, longestReference) };
       const watch = createWatch(attestationOf('selectors', selectors));
-      return { behalf, process: undefined, attested: async () => watch, signal: new AbortController().signal, requireStill: () => undefined, release: () => undefined };
+      const { signal } = new AbortController();
+      const nothing = (): undefined => undefined;
+      return { behalf, process: undefined, attested: async () => watch, signal, requireStill: nothing, release: nothing };
     },
     get processes() {
       return processes.size;
@@ -72,11 +77,13 @@ export function createSubjects(options: SubjectsOptions): Subjects {
 }
 
 export function gone(cause?: unknown): SpiffeError {
-  return new SpiffeError('missing', 'broker.workload.gone', 'the workload that was referred to is gone', cause === undefined ? {} : { cause });
+  const context = cause === undefined ? {} : { cause };
+  return new SpiffeError('missing', 'broker.workload.gone', 'the workload that was referred to is gone', context);
 }
 
 function none(cause?: unknown): SpiffeError {
-  return new SpiffeError('missing', 'broker.workload.none', 'there is no workload that this refers to', cause === undefined ? {} : { cause });
+  const context = cause === undefined ? {} : { cause };
+  return new SpiffeError('missing', 'broker.workload.none', 'there is no workload that this refers to', context);
 }
 
 /** What a failure says to somebody who did not connect: a process that is not the one it was is not there. */
@@ -93,8 +100,13 @@ interface Held {
   readonly over: AbortController;
 }
 
+interface Processes {
+  open(pid: number, broker: Behalf['broker']): Subject;
+  readonly size: number;
+}
+
 /** One attestation for all calls of a broker that refer to the same process. */
-function createProcesses({ clock, follow, mostProcesses, unseenImage, onAttested }: SubjectsOptions): { open(pid: number, broker: Behalf['broker']): Subject; readonly size: number } {
+function createProcesses({ clock, follow, mostProcesses, unseenImage, onAttested }: SubjectsOptions): Processes {
   const held = new Map<string, Held>();
   const all = new Set<Held>();
   let looking = false;
@@ -130,7 +142,7 @@ function createProcesses({ clock, follow, mostProcesses, unseenImage, onAttested
       process.close(new SpiffeError('unavailable', 'peer.closed', 'the process is not for reference'));
       throw none();
     }
-    const caller = createCaller(peer, follow, (whose, attestation) => onAttested({ process: whose.process, behalf }, attestation));
+    const caller = createCaller(peer, follow, ({ process: whose }, attestation) => onAttested({ process: whose, behalf }, attestation));
     return { process, caller, behalf, references: 0, over: new AbortController() };
   };
 

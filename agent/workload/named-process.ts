@@ -37,7 +37,7 @@ export function openNamedProcess(pid: number, now: number): NamedProcess | undef
     return hold({ pid, ...ids, tier: pidfd < 0 ? 3 : 2, acceptedAt: now, facts, pidfd, stat });
   } catch (cause) {
     letGo(stat, pidfd);
-    throw new SpiffeError('unavailable', 'process.descriptors', 'no descriptor is left to hold on to the process with', { cause });
+    throw new SpiffeError('unavailable', 'process.descriptors', 'no descriptor is left to hold the process with', { cause });
   }
 }
 

@@ -114,7 +114,8 @@ function pin({ clock, index, source, reference, find }: Pinning, pod: Pod): Pinn
       const now = look();
       if (now !== watch.value) watch.set(now);
       const turn = linkedController(over.signal);
-      const waits = [clock.sleep(LOOK_MS, turn.signal).catch(() => undefined), ...seen.map(({ told, value }) => otherThan(told, value, turn.signal))];
+      const waits = seen.map(({ told, value }) => otherThan(told, value, turn.signal));
+      waits.push(clock.sleep(LOOK_MS, turn.signal).catch(() => undefined));
       await Promise.race(waits);
       turn.abort(new Error('another look'));
       turn.unlink();
