@@ -4,6 +4,7 @@
  */
 import { constants, closeSync, readFileSync } from 'node:fs';
 import { open, readFile, readlink } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import { SpiffeError } from '../spiffe/errors.ts';
 import { closeDescriptor, effectiveUid, openPidfd, signalPidfd, systemCode } from './linux.ts';
 import { openStat, readFacts } from './peer.ts';
@@ -25,7 +26,7 @@ const ticksPerSecond = 100;
 const slackMs = 2_000;
 
 /**
- * @throws missing `pid-file.missing|no-process`, invalid `pid-file.malformed`, denied `pid-file.owner`,
+ * @throws missing `pid-file.missing|no-process`, invalid `pid-file.malformed`, denied `pid-file.owner|link`,
  *   conflict `pid-file.stale|executable`, unavailable `pid-file.failed`
  */
 export async function signalByPidFile(wanted: PidFileSignal): Promise<void> {
@@ -74,6 +75,11 @@ async function readPidFile(file: string): Promise<Written> {
     const handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK);
     try {
       const stats = await handle.stat();
+      // Of what was opened: whoever owns a directory on the way could have a link lead to a file of someone else.
+      const real = await readlink(`/proc/self/fd/${handle.fd}`);
+      if (real !== resolve(file)) {
+        throw new SpiffeError('denied', 'pid-file.link', `${file} leads through a symbolic link; write ${real}`);
+      }
       const text = stats.isFile() && stats.size <= maxBytes ? await handle.readFile('latin1') : '';
       const line = /^[ \t]*(\d{1,9})[ \t]*(?:\r?\n|$)/.exec(text)?.[1];
       if (line === undefined || Number(line) < 2) {

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, chown, mkdtemp, rm, utimes, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, mkdtemp, rm, symlink, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -100,5 +100,49 @@ describe('a signal by pid-file', () => {
     const said = heard();
     await hup();
     expect(await said).toBe('heard');
+  });
+
+  describe.skipIf(!isRoot)('in a directory of another user', () => {
+    const theirs = 4242;
+    let inside: string;
+    beforeEach(async () => {
+      await mkdir(path.join(base, 'theirs'));
+      inside = path.join(base, 'theirs', 'pid');
+    });
+
+    it.each(['a link to a file', 'a link to a directory'])('%s of ours reaches no process of ours', async (form) => {
+      await daemon();
+      await (form === 'a link to a file' ? symlink(pidFile, inside) : symlink(base, path.join(base, 'theirs', 'further')));
+      const named = form === 'a link to a file' ? inside : path.join(base, 'theirs', 'further', 'pid');
+      await chown(path.join(base, 'theirs'), theirs, theirs);
+      await expect(hup({ pidFile: named })).rejects.toMatchObject({ kind: 'denied', reason: 'pid-file.link' });
+    });
+
+    it('a link of ours into it is no way either, as what is there may be a link by then', async () => {
+      const { pid } = await daemon();
+      await writeFile(inside, String(pid));
+      await chown(path.join(base, 'theirs'), theirs, theirs);
+      await rm(pidFile);
+      await symlink(inside, pidFile);
+      await expect(hup()).rejects.toMatchObject({ reason: 'pid-file.link', message: expect.stringContaining(`write ${inside}`) });
+    });
+
+    it('a file that we wrote there reaches our process', async () => {
+      const { pid, heard } = await daemon();
+      await writeFile(inside, String(pid));
+      await chown(path.join(base, 'theirs'), theirs, theirs);
+      const said = heard();
+      await hup({ pidFile: inside });
+      expect(await said).toBe('heard');
+    });
+
+    it('a file of theirs reaches their process', async () => {
+      const { pid, heard } = await daemon(theirs);
+      await writeFile(inside, String(pid));
+      for (const name of [inside, path.join(base, 'theirs')]) await chown(name, theirs, theirs);
+      const said = heard();
+      await hup({ pidFile: inside });
+      expect(await said).toBe('heard');
+    });
   });
 });
