@@ -140,7 +140,7 @@ function serverCheck(source: X509TlsSource, settings: SpiffeServer) {
   if (typeof authorize !== 'function') {
     throw new SpiffeError('invalid', 'tls.settings', 'say who may be at the other end: authorize is missing');
   }
-  const verify = checkAgainstBundles(source.identity, source.clock, 'server');
+  const verify = verifierOf(source);
   return (chain: readonly Uint8Array[], socket: TLSSocket | undefined) => {
     const address = socket?.remoteAddress ?? '';
     try {
@@ -153,6 +153,22 @@ function serverCheck(source: X509TlsSource, settings: SpiffeServer) {
       throw error;
     }
   };
+}
+
+interface Verifier {
+  readonly clock: Clock;
+  readonly verify: ReturnType<typeof checkAgainstBundles>;
+}
+
+const verifiers = new WeakMap<Watch<TlsIdentity>, Verifier>();
+
+/** One for all connections of a source, which remembers the servers it has seen. */
+function verifierOf({ identity, clock }: X509TlsSource): Verifier['verify'] {
+  const known = verifiers.get(identity);
+  if (known?.clock === clock) return known.verify;
+  const verify = checkAgainstBundles(identity, clock, 'server');
+  verifiers.set(identity, { clock, verify });
+  return verify;
 }
 
 function presented(identity: Watch<TlsIdentity>, { present }: TlsClientSettings): Watch<TlsIdentity> {

@@ -211,8 +211,9 @@ export function createTlsClient(options: TlsClientOptions): TlsClient {
   let prepared: { readonly svid: X509Svid | undefined; readonly context: SecureContext } | undefined;
   const context = (): SecureContext => {
     const { svid } = options.identity.value;
+    if (web === undefined) return contextOf(svid, minVersion);
     if (prepared === undefined || prepared.svid !== svid) {
-      const roots = web === undefined ? {} : { ca: web.roots === undefined ? undefined : [...web.roots] };
+      const roots = { ca: web.roots === undefined ? undefined : [...web.roots] };
       prepared = { svid, context: createSecureContext({ ...secureContextOptions(svid, minVersion), ...roots }) };
     }
     return prepared.context;
@@ -257,6 +258,18 @@ export function createTlsClient(options: TlsClientOptions): TlsClient {
       }
     },
   };
+}
+
+const contexts = new WeakMap<object, Map<TlsVersion, SecureContext>>();
+const nobody = {};
+
+/** One for all clients that show the same SVID: making it costs as much as a handshake, and they trust nobody by it. */
+function contextOf(svid: X509Svid | undefined, minVersion: TlsVersion): SecureContext {
+  const made = contexts.get(svid ?? nobody) ?? new Map<TlsVersion, SecureContext>();
+  contexts.set(svid ?? nobody, made);
+  const context = made.get(minVersion) ?? createSecureContext(secureContextOptions(svid, minVersion));
+  made.set(minVersion, context);
+  return context;
 }
 
 /** Neither tickets nor session ids, so that every connection is checked against the bundles of its own moment (T-08). */

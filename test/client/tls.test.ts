@@ -11,6 +11,7 @@ import { createHttpsServer } from '../../client/https.ts';
 import { systemClock } from '../../runtime/clock.ts';
 import type { SpiffeError } from '../../spiffe/errors.ts';
 import type { X509Svid } from '../../spiffe/x509-svid.ts';
+import { hourMs, testAuthority } from '../help/agent-server.ts';
 import { abroad, alpha, beta, federated, foreigner, home, homeOnly, identityOf, impostor, intermediate, listen, sourceOf, type TestSource, until, webServer } from '../help/tls-world.ts';
 
 const ends: (() => unknown)[] = [];
@@ -162,6 +163,42 @@ describe('connectTls', () => {
     own.identity.set(identityOf(abroad.svid(foreigner), { 'other.test': [abroad] }));
     await expect(dial(own, port)).rejects.toMatchObject({ reason: 'x509.path.unknown-trust-domain' });
     expect(await ask(before)).toBe('HI');
+  });
+
+  it('follows an authority that is exchanged: trusted before it signs, gone after it signed', async () => {
+    const next = testAuthority('next');
+    const { port, source: server, refused } = await serve();
+    const own = client();
+    const both = { 'example.org': [home, next] };
+    const steps = [
+      [home.svid(beta), home.svid(alpha), both],
+      [next.svid(beta), home.svid(alpha), both],
+      [next.svid(beta), next.svid(alpha), both],
+      [next.svid(beta), next.svid(alpha), { 'example.org': [next] }],
+    ] as const;
+    const kept = await dial(own, port);
+    expect(await ask(kept)).toBe('HI');
+    for (const [served, shown, bundles] of steps) {
+      server.identity.set(identityOf(served, bundles));
+      own.identity.set(identityOf(shown, bundles));
+      expect(await ask(await dial(own, port))).toBe('HI');
+    }
+    const late = await dial(sourceOf(home.svid(alpha), both), port);
+    await until(() => refused.length === 1);
+    expect(refused[0]).toMatchObject({ reason: 'x509.path.unknown-authority' });
+    late.destroy();
+    expect(await ask(kept)).toBe('HI');
+  });
+
+  it('leaves a connection alone whose SVIDs end, and makes no other with them', async () => {
+    const clock = { ...systemClock, at: systemClock.now(), now: () => clock.at };
+    const { port } = await serve(sourceOf(home.svid(beta), federated, clock));
+    const own = sourceOf(home.svid(alpha), federated, clock);
+    const kept = await dial(own, port);
+    expect(await ask(kept)).toBe('HI');
+    clock.at += 2 * hourMs;
+    await expect(dial(own, port)).rejects.toMatchObject({ reason: 'x509.path.expired' });
+    expect(await ask(kept)).toBe('HI');
   });
 
   it('takes a server of the web by its name and roots, and shows it the SVID', async () => {
