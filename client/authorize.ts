@@ -70,7 +70,8 @@ export function requireAuthorized(authorize: Authorize, peer: SpiffeId): void {
     if (error instanceof SpiffeError) throw error;
     cause = error;
   }
-  throw new SpiffeError('denied', 'source.peer.refused', 'the peer is not authorized here', { detail: { spiffeId: peer }, cause });
+  const detail = { spiffeId: peer };
+  throw new SpiffeError('denied', 'source.peer.refused', 'the peer is not authorized here', { detail, cause });
 }
 
 function isAuthorized(authorize: Authorize, peer: SpiffeId): boolean {

@@ -72,7 +72,8 @@ export function x509AuthoritiesOf(bundle: Bundle | undefined): readonly Uint8Arr
  * @throws invalid `bundle.x509-authority.malformed`
  */
 export function bundleFromX509Authorities(trustDomain: TrustDomain, certificates: readonly Uint8Array[]): Bundle {
-  return composeBundle({ ...emptyBundle(trustDomain), x509Authorities: certificates.map((certificate) => readX509Authority(certificate)) });
+  const x509Authorities = certificates.map((certificate) => readX509Authority(certificate));
+  return composeBundle({ ...emptyBundle(trustDomain), x509Authorities });
 }
 
 /** A bundle of these JWT authorities. @throws invalid `bundle.jwt-authority.key-id-taken` */
@@ -131,7 +132,10 @@ export function formatJwtBundle(bundle: Pick<Bundle, 'jwtAuthorities'>): string 
   return formatJwks(bundle);
 }
 
-/** The document that a bundle endpoint serves. @throws unsupported `jwk.unsupported` for an X.509 authority whose key has no JSON form */
+/**
+ * The document that a bundle endpoint serves.
+ * @throws unsupported `jwk.unsupported` for an X.509 authority whose key has no JSON form
+ */
 export function formatBundle(bundle: Bundle): string {
   return formatBundleDocument(bundle);
 }

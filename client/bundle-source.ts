@@ -7,7 +7,16 @@ import { createWatch, type Watch } from '../runtime/watch.ts';
 import { type Bundle, bundleContentEquals, composeBundle, emptyBundle, type JwtAuthority } from '../spiffe/bundle.ts';
 import type { TrustDomain } from '../spiffe/id.ts';
 import { type JwtBundleSource, x509AuthoritiesOf, type X509BundleSource } from './bundle-set.ts';
-import { closeSource, follow, type Following, prepareSource, requireOpen, type SourceOptions, type SourceParts, untilReady } from './follow.ts';
+import {
+  closeSource,
+  follow,
+  type Following,
+  prepareSource,
+  requireOpen,
+  type SourceOptions,
+  type SourceParts,
+  untilReady,
+} from './follow.ts';
 import type { JwtBundles, X509Bundles } from './messages.ts';
 
 /**
@@ -87,7 +96,9 @@ export class BundleSource implements AsyncDisposable, X509BundleSource, JwtBundl
   #set(x509: X509Bundles, jwt: JwtBundles): void {
     const held = this.#bundles.value;
     const names = new Set([...x509.keys(), ...jwt.keys()]);
-    const next = new Map([...names].map((name) => [name, bundleOf(name, x509.get(name) ?? [], jwt.get(name) ?? [], held.get(name))]));
+    const next = new Map(
+      [...names].map((name) => [name, bundleOf(name, x509.get(name) ?? [], jwt.get(name) ?? [], held.get(name))]),
+    );
     this.#x509 = x509;
     this.#jwt = jwt;
     this.#bundles.set(next);

@@ -58,7 +58,10 @@ export interface Following {
 export function prepareSource(options: SourceOptions): SourceParts {
   const { api, clock = api?.clock ?? systemClock, withdrawAfterMs = defaultWithdrawAfterMs } = options;
   const used = api ?? new WorkloadApi({ clock, ...(options.address !== undefined && { address: options.address }) });
-  return { api: used, clock, withdrawAfterMs, stop: new AbortController(), release: () => (api === undefined ? used.close() : undefined) };
+  const release = (): void => {
+    if (api === undefined) used.close();
+  };
+  return { api: used, clock, withdrawAfterMs, stop: new AbortController(), release };
 }
 
 /** Follows one watch until the source is closed. */
@@ -115,9 +118,14 @@ export function follow<T>(parts: SourceParts, how: Follow<T>): Following {
 
 /**
  * Waits for a source to be ready, and takes it down again when it does not get there.
- * @throws what the watch could not mend; unavailable `source.aborted` when the signal aborts first, with what it failed on so far as its cause
+ * @throws what the watch could not mend; unavailable `source.aborted` when the signal aborts first, with what it failed on so
+ *   far as its cause
  */
-export async function untilReady(parts: SourceParts, following: readonly Following[], signal: AbortSignal | undefined): Promise<void> {
+export async function untilReady(
+  parts: SourceParts,
+  following: readonly Following[],
+  signal: AbortSignal | undefined,
+): Promise<void> {
   const all = Promise.all(following.map(({ ready }) => ready));
   try {
     await (signal === undefined ? all : untilAborted(all, signal));
@@ -153,6 +161,8 @@ export function pickHint(hint: string): <T extends { readonly hint: string }>(sv
 /** @throws missing `source.pick` when nothing was picked */
 export function pickFrom<T>(svids: readonly T[], pick: ((svids: readonly T[]) => T | undefined) | undefined): T {
   const picked = pick === undefined ? svids[0] : pick(svids);
-  if (picked === undefined) throw new SpiffeError('missing', 'source.pick', 'none of the identities that were granted is the one to be used');
+  if (picked === undefined) {
+    throw new SpiffeError('missing', 'source.pick', 'none of the identities that were granted is the one to be used');
+  }
   return picked;
 }

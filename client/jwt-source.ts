@@ -8,7 +8,17 @@ import type { JwtAuthority } from '../spiffe/bundle.ts';
 import type { TrustDomain } from '../spiffe/id.ts';
 import type { JwtSvid, JwtSvidStatement } from '../spiffe/jwt-svid.ts';
 import type { JwtBundleSource } from './bundle-set.ts';
-import { closeSource, follow, type Following, pickFrom, prepareSource, requireOpen, type SourceOptions, type SourceParts, untilReady } from './follow.ts';
+import {
+  closeSource,
+  follow,
+  type Following,
+  pickFrom,
+  prepareSource,
+  requireOpen,
+  type SourceOptions,
+  type SourceParts,
+  untilReady,
+} from './follow.ts';
 import { validateJwtSvid } from './jwt-svid.ts';
 import type { JwtBundles } from './messages.ts';
 import { createTokenCache, type TokenCache } from './tokens.ts';

@@ -97,7 +97,9 @@ export function jwtSvidsFromMessage(message: JWTSVIDResponse__Output, audience: 
     const svid = parseJwtSvid(item.svid, item.hint);
     if (svid.spiffeId !== item.spiffe_id) throw malformed('a token is not for the identity it is given as');
     // [Workload API 6.2.1]; empty names name nobody.
-    if (!audience.every((name) => name === '' || svid.audience.includes(name))) throw malformed('a token is not for the audience it was asked for');
+    if (!audience.every((name) => name === '' || svid.audience.includes(name))) {
+      throw malformed('a token is not for the audience it was asked for');
+    }
     // Of several with one hint the first counts.
     if (item.hint !== '' && hints.has(item.hint)) continue;
     hints.add(item.hint);

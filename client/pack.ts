@@ -23,7 +23,8 @@ interface Manifest {
   readonly dependencies: Readonly<Record<string, string>>;
 }
 
-const imported = /(?:^|[;\n])\s*(?:import|export)\b[^'";]*?\bfrom\s*['"]([^'"]+)['"]|(?:^|[;\n])\s*import\s*['"]([^'"]+)['"]|(?<![\w.])import\(\s*['"]([^'"]+)['"]/g;
+const imported =
+  /(?:^|[;\n])\s*(?:import|export)\b[^'";]*?\bfrom\s*['"]([^'"]+)['"]|(?:^|[;\n])\s*import\s*['"]([^'"]+)['"]|(?<![\w.])import\(\s*['"]([^'"]+)['"]/g;
 
 /** Files of a kind that the entries reach, below `out`, and the packages that these import. */
 function reach(extension: '.js' | '.d.ts'): { readonly files: ReadonlySet<string>; readonly packages: ReadonlySet<string> } {
@@ -60,7 +61,10 @@ for (const name of readdirSync(out, { recursive: true, encoding: 'utf8' })) {
 for (const name of types.files) {
   const file = path.join(out, name);
   const text = readFileSync(file, 'utf8');
-  writeFileSync(file, text.replaceAll(/(\b(?:from|import)\s*\(?\s*['"]\.[^'"]*)\.ts(['"])/g, '$1.js$2').replaceAll(/\bUint8Array<ArrayBuffer(?:Like)?>/g, 'Uint8Array'));
+  const plain = text
+    .replaceAll(/(\b(?:from|import)\s*\(?\s*['"]\.[^'"]*)\.ts(['"])/g, '$1.js$2')
+    .replaceAll(/\bUint8Array<ArrayBuffer(?:Like)?>/g, 'Uint8Array');
+  writeFileSync(file, plain);
 }
 
 const dependencies = [...code.packages, ...types.packages].toSorted().map((name) => {
@@ -68,7 +72,9 @@ const dependencies = [...code.packages, ...types.packages].toSorted().map((name)
   if (version === undefined) throw new Error(`the library imports ${name}, which is no dependency of the repository`);
   return [name, `^${version}`] as const;
 });
-const paths = (entry: string): { readonly types: string; readonly default: string } => ({ types: `./${entry}.d.ts`, default: `./${entry}.js` });
+const exported = Object.fromEntries(
+  Object.entries(entries).map(([name, entry]) => [name, { types: `./${entry}.d.ts`, default: `./${entry}.js` }]),
+);
 
 writeFileSync(
   path.join(out, 'package.json'),
@@ -76,12 +82,12 @@ writeFileSync(
     {
       name: '@steeple/client',
       version: manifest.version,
-      description: 'SPIFFE for Node: X.509, JWT and WIT identities from the Workload API, TLS that follows their rotation, and a fake Workload API for tests',
+      description: 'SPIFFE for Node: identities from the Workload API, TLS that follows their rotation, and a fake for tests',
       license: manifest.license,
       type: 'module',
       sideEffects: false,
       engines: manifest.engines,
-      exports: { ...Object.fromEntries(Object.entries(entries).map(([name, entry]) => [name, paths(entry)])), './package.json': './package.json' },
+      exports: { ...exported, './package.json': './package.json' },
       dependencies: Object.fromEntries(dependencies),
     },
     undefined,

@@ -9,12 +9,25 @@ import { SpiffeError } from '../spiffe/errors.ts';
 import type { TrustDomain } from '../spiffe/id.ts';
 import type { X509Svid } from '../spiffe/x509-svid.ts';
 import type { X509BundleSource } from './bundle-set.ts';
-import { closeSource, follow, type Following, pickFrom, prepareSource, requireOpen, type SourceOptions, type SourceParts, untilReady } from './follow.ts';
+import {
+  closeSource,
+  follow,
+  type Following,
+  pickFrom,
+  prepareSource,
+  requireOpen,
+  type SourceOptions,
+  type SourceParts,
+  untilReady,
+} from './follow.ts';
 import type { X509Context } from './messages.ts';
 
 /** How an `X509Source` is opened, and which identity it presents. */
 export interface X509SourceOptions extends SourceOptions {
-  /** Which of several identities to present; the first, which is the default, unless given. An update without it, or for which it throws, is refused. */
+  /**
+   * Which of several identities to present; the first, which is the default, unless given. An update without it, or for which
+   * it throws, is refused.
+   */
   readonly pick?: (svids: readonly X509Svid[]) => X509Svid | undefined;
 }
 
@@ -67,7 +80,9 @@ export class X509Source implements AsyncDisposable, X509BundleSource {
   get svid(): X509Svid {
     requireOpen(this.#parts);
     const { svid } = this.#identity.value;
-    if (svid === undefined) throw new SpiffeError('denied', 'source.withdrawn', 'the agent grants this workload no identity any more');
+    if (svid === undefined) {
+      throw new SpiffeError('denied', 'source.withdrawn', 'the agent grants this workload no identity any more');
+    }
     return svid;
   }
 

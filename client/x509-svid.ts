@@ -53,7 +53,10 @@ export interface VerifiedX509Svid {
  * Reads one's own X509-SVID from PEM. The key may also be in the older forms that carry RSA or EC in their name.
  * @throws invalid `pem.*`, `svid.*`, `certificate.*`, `der.*`
  */
-export function parseX509SvidPem(pem: { readonly certificates: string | Uint8Array; readonly key: string | Uint8Array }, hint = ''): X509Svid {
+export function parseX509SvidPem(
+  pem: { readonly certificates: string | Uint8Array; readonly key: string | Uint8Array },
+  hint = '',
+): X509Svid {
   const chain = parsePemCertificates(textOf(pem.certificates));
   return parseX509Svid({ chain, pkcs8Key: pkcs8From(textOf(pem.key)), hint });
 }
@@ -77,12 +80,14 @@ export async function loadX509Svid(certificateFile: string, keyFile: string): Pr
 
 /** For files: the chain, and the key, which is for its owner's eyes only. */
 export function formatX509SvidPem(svid: X509Svid): X509SvidPem {
-  return { certificates: formatPemCertificates(svid.chain), key: svid.privateKey.export({ type: 'pkcs8', format: 'pem' }) as string };
+  const key = svid.privateKey.export({ type: 'pkcs8', format: 'pem' }) as string;
+  return { certificates: formatPemCertificates(svid.chain), key };
 }
 
 /** As the Workload API delivers it. */
 export function formatX509SvidDer(svid: X509Svid): X509SvidDer {
-  return { certificates: Uint8Array.from(Buffer.concat(svid.chain)), key: Uint8Array.from(svid.privateKey.export({ type: 'pkcs8', format: 'der' })) };
+  const key = svid.privateKey.export({ type: 'pkcs8', format: 'der' });
+  return { certificates: own(Buffer.concat(svid.chain)), key: own(key) };
 }
 
 /**

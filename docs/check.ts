@@ -23,7 +23,7 @@ const computed: Readonly<Record<string, readonly string[]>> = {
   'agent/svids/disk.ts reason': ['disk.read', 'disk.write'],
   'agent/svids/messages.ts refusal.reason': [],
   'agent/workload/api.ts error.reason': [],
-  'client/testing/fake-workload-api.ts error.reason': [],
+  'client/testing/granted.ts error.reason': [],
   'runtime/rpc/status.ts bounded(info.reason, maxDetailText)': [],
   'runtime/rpc/status.ts foreignReason(status.code, denied)': [
     'peer.agent-expired',

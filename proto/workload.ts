@@ -12,7 +12,15 @@ import type { SpiffeWorkloadAPIDefinition } from './gen/SpiffeWorkloadAPI.ts';
  * their empty value, an absent message is null. Members of a oneof, `optional` fields included, are undefined when absent,
  * and a property named like the oneof (`_field` for an optional field) names the one present.
  */
-export const messageShape: Options = { keepCase: true, longs: String, enums: String, defaults: true, oneofs: true, arrays: true, objects: true };
+export const messageShape: Options = {
+  keepCase: true,
+  longs: String,
+  enums: String,
+  defaults: true,
+  oneofs: true,
+  arrays: true,
+  objects: true,
+};
 
 let loaded: SpiffeWorkloadAPIDefinition | undefined;
 

@@ -36,7 +36,7 @@ const wireFiles = [
   /^test\//,
   /^cli\//,
   /^runtime\/rpc\//,
-  /^client\/(?:(?:messages|workload-api)|testing\/(?:contrary|fake-workload-api))\.ts$/,
+  /^client\/(?:(?:messages|workload-api)|testing\/(?:contrary|fake-workload-api|granted))\.ts$/,
   /^(?:agent|server)\/.*\b(?:api|sync|admin)\//,
   /^(?:agent|server)\/(?:.*\/)?(?:messages|api|wire|health)\.ts$/,
   // The composition roots load the services they hand on.

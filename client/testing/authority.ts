@@ -4,7 +4,7 @@
  */
 import { createPublicKey, generateKeyPairSync, type KeyObject, randomBytes, randomUUID, sign } from 'node:crypto';
 import { type Clock, systemClock } from '../../runtime/clock.ts';
-import { type Bundle, composeBundle, emptyBundle } from '../../spiffe/bundle.ts';
+import { type Bundle, composeBundle, emptyBundle, type JwtAuthority } from '../../spiffe/bundle.ts';
 import { composeSpiffeId, parseSpiffeId, parseTrustDomain, type SpiffeId, type TrustDomain } from '../../spiffe/id.ts';
 import { signJwtText } from '../../spiffe/jwt-key.ts';
 import { assembleJwtSvid, draftJwtSvid, type JwtSvid, parseJwtSvid } from '../../spiffe/jwt-svid.ts';
@@ -41,6 +41,13 @@ export interface FakeAuthority {
   retire(): void;
 }
 
+/** Epoch milliseconds. */
+interface Life {
+  readonly notBeforeAt: number;
+  readonly issuedAt: number;
+  readonly expiresAt: number;
+}
+
 interface Keys {
   readonly x509: KeyObject;
   readonly certificate: Uint8Array;
@@ -58,8 +65,9 @@ export function createFakeAuthority(trustDomain: string, clock: Clock = systemCl
   const name = parseTrustDomain(trustDomain);
   let keys = newKeys(name, clock.now());
   let bundle = withKeys(emptyBundle(name), keys);
-  const idOf = (identity: string): SpiffeId => (identity.startsWith('/') ? composeSpiffeId(name, identity) : parseSpiffeId(identity));
-  const lifeOf = ({ ttlSeconds = 300 }: FakeSvidOptions): { readonly notBeforeAt: number; readonly issuedAt: number; readonly expiresAt: number } => {
+  const idOf = (identity: string): SpiffeId =>
+    identity.startsWith('/') ? composeSpiffeId(name, identity) : parseSpiffeId(identity);
+  const lifeOf = ({ ttlSeconds = 300 }: FakeSvidOptions): Life => {
     const now = clock.now();
     // One that is over was good once.
     const issuedAt = ttlSeconds > 0 ? now : now - 3_600_000;
@@ -77,22 +85,24 @@ export function createFakeAuthority(trustDomain: string, clock: Clock = systemCl
       const { notAfterAt } = validityOf(now, ttlSeconds);
       const { notBeforeAt } = validityOf(ttlSeconds > 0 ? now : now - 3_600_000, 0);
       const issuer = issuerFrom(parseCertificate(keys.certificate), name);
-      const fields = { serial: newSerial(), notBeforeAt, notAfterAt, publicKey: spkiOf(privateKey), spiffeId: idOf(identity), dnsNames };
+      const publicKey = spkiOf(privateKey);
+      const fields = { serial: newSerial(), notBeforeAt, notAfterAt, publicKey, spiffeId: idOf(identity), dnsNames };
       const leaf = signed(draftLeaf('workload', issuer, fields), keys.x509);
       return parseX509Svid({ chain: [leaf], pkcs8Key: privateKey.export({ type: 'pkcs8', format: 'der' }), hint });
     },
     jwtSvid(identity, audience, options = {}) {
       const names = typeof audience === 'string' ? [audience] : audience;
-      const draft = { ...lifeOf(options), spiffeId: idOf(identity), audience: names, keyId: keys.jwtKeyId, algorithm: 'ES256', jti: randomUUID() } as const;
-      const text = draftJwtSvid(draft);
+      const holder = { spiffeId: idOf(identity), audience: names, jti: randomUUID() };
+      const text = draftJwtSvid({ ...lifeOf(options), ...holder, keyId: keys.jwtKeyId, algorithm: 'ES256' });
       return parseJwtSvid(assembleJwtSvid(text, signJwtText('ES256', keys.jwt, text)), options.hint);
     },
     witSvid(identity, options = {}) {
       const key = newKey();
       const confirmation = { key: createPublicKey(key), algorithm: 'ES256' } as const;
-      const draft = { ...lifeOf(options), spiffeId: idOf(identity), confirmation, keyId: keys.witKeyId, algorithm: 'ES256', jti: randomUUID() } as const;
-      const text = draftWitSvid(draft);
-      return receiveWitSvid(assembleWitSvid(text, signJwtText('ES256', keys.wit, text)), formatPrivateJwk(key, 'ES256'), options.hint);
+      const holder = { spiffeId: idOf(identity), confirmation, jti: randomUUID() };
+      const text = draftWitSvid({ ...lifeOf(options), ...holder, keyId: keys.witKeyId, algorithm: 'ES256' });
+      const token = assembleWitSvid(text, signJwtText('ES256', keys.wit, text));
+      return receiveWitSvid(token, formatPrivateJwk(key, 'ES256'), options.hint);
     },
     rotate() {
       keys = newKeys(name, clock.now());
@@ -113,7 +123,7 @@ function newKeys(trustDomain: TrustDomain, now: number): Keys {
 }
 
 function withKeys(bundle: Bundle, keys: Keys): Bundle {
-  const authority = (keyId: string, key: KeyObject): Bundle['jwtAuthorities'][number] => ({ keyId, publicKey: spkiOf(key), expiresAt: undefined, tainted: false });
+  const authority = (keyId: string, key: KeyObject): JwtAuthority => ({ keyId, publicKey: spkiOf(key), expiresAt: undefined, tainted: false });
   return composeBundle({
     ...bundle,
     x509Authorities: [...bundle.x509Authorities, { certificate: keys.certificate, tainted: false }],

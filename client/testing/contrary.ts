@@ -8,9 +8,22 @@ import { SpiffeError } from '../../spiffe/errors.ts';
 /**
  * `drop` breaks all connections, `refuse` ends the stream with an error, `delay` holds the update back, `stale` sends an older
  * update first; the others send what no agent should: bytes that are no certificates, another key than the certificate's, no
- * identity at all, each identity twice, an identity under another's name, an identity without its bundle, and megabytes of nothing.
+ * identity at all, each identity twice, an identity under another's name, an identity without its bundle, and megabytes of
+ * nothing.
  */
-export const troubles = ['drop', 'refuse', 'delay', 'stale', 'malformed', 'wrong-key', 'empty', 'duplicates', 'mislabeled', 'no-bundle', 'huge'] as const;
+export const troubles = [
+  'drop',
+  'refuse',
+  'delay',
+  'stale',
+  'malformed',
+  'wrong-key',
+  'empty',
+  'duplicates',
+  'mislabeled',
+  'no-bundle',
+  'huge',
+] as const;
 
 /** One kind of trouble. */
 export type Trouble = (typeof troubles)[number];
@@ -28,7 +41,11 @@ export interface Contrary {
 }
 
 /** What to do before the update is sent as it is. */
-export type Step<T> = { readonly send: T } | { readonly waitMs: number } | { readonly refuse: SpiffeError } | { readonly drop: true };
+export type Step<T> =
+  | { readonly send: T }
+  | { readonly waitMs: number }
+  | { readonly refuse: SpiffeError }
+  | { readonly drop: true };
 
 export interface Troublemaker {
   /** Steps before an update of X509-SVIDs; after a drop or a refusal nothing is sent any more on that stream. */
@@ -65,7 +82,10 @@ export function createTroublemaker(contrary: Contrary): Troublemaker {
     }
     // Of a key that nobody has: a right one, but for the certificate.
     if (kind === 'wrong-key') return { ...update, svids: [{ ...first, x509_svid_key: strayKey }, ...rest] };
-    if (kind === 'duplicates') return { ...update, svids: (update.svids ?? []).flatMap((svid) => [{ ...svid, hint: 'same' }, { ...svid, hint: 'same' }]) };
+    if (kind === 'duplicates') {
+      const alike = (update.svids ?? []).map((svid) => ({ ...svid, hint: 'same' }));
+      return { ...update, svids: alike.flatMap((svid) => [svid, svid]) };
+    }
     if (kind === 'mislabeled') return { ...update, svids: [{ ...first, spiffe_id: `${first.spiffe_id ?? ''}-else` }, ...rest] };
     if (kind === 'no-bundle') return { ...update, svids: [{ ...first, bundle: Buffer.alloc(0) }, ...rest] };
     return { ...update, svids: [{ ...first, x509_svid: Buffer.alloc(5 * 1024 * 1024, 0x30) }, ...rest] };

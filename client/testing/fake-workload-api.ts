@@ -7,30 +7,34 @@ import { type AddressInfo, createServer, type Server, type Socket } from 'node:n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadWorkloadService } from '../../proto/workload.ts';
-import type { JWTBundlesResponse } from '../../proto/gen/JWTBundlesResponse.ts';
 import type { JWTSVIDRequest__Output } from '../../proto/gen/JWTSVIDRequest.ts';
 import type { JWTSVIDResponse } from '../../proto/gen/JWTSVIDResponse.ts';
 import type { ValidateJWTSVIDRequest__Output } from '../../proto/gen/ValidateJWTSVIDRequest.ts';
 import type { ValidateJWTSVIDResponse } from '../../proto/gen/ValidateJWTSVIDResponse.ts';
-import type { WITBundlesResponse } from '../../proto/gen/WITBundlesResponse.ts';
 import type { WITSVIDRequest__Output } from '../../proto/gen/WITSVIDRequest.ts';
-import type { WITSVIDResponse } from '../../proto/gen/WITSVIDResponse.ts';
-import type { X509BundlesResponse } from '../../proto/gen/X509BundlesResponse.ts';
 import type { X509SVIDResponse } from '../../proto/gen/X509SVIDResponse.ts';
 import { type Clock, systemClock } from '../../runtime/clock.ts';
 import { type CallContext, rpcService } from '../../runtime/rpc/handlers.ts';
 import { createRpcServer, type RpcServer } from '../../runtime/rpc/serve.ts';
 import { createWatch } from '../../runtime/watch.ts';
 import type { Bundle } from '../../spiffe/bundle.ts';
-import { formatJwks, formatWitJwks } from '../../spiffe/bundle-document.ts';
 import { SpiffeError } from '../../spiffe/errors.ts';
-import { trustDomainId } from '../../spiffe/id.ts';
-import type { JsonObject, JsonValue } from '../../spiffe/json.ts';
 import { validateJwtSvid } from '../../spiffe/jwt-svid.ts';
-import { formatPrivateJwk, type WitSvid } from '../../spiffe/wit-svid.ts';
 import type { X509Svid } from '../../spiffe/x509-svid.ts';
 import { createFakeAuthority, type FakeAuthority } from './authority.ts';
 import { type Contrary, createTroublemaker, type Step, type Troublemaker } from './contrary.ts';
+import {
+  type FakeGrant,
+  type Granted,
+  jwtBundlesMessage,
+  noIdentity,
+  refusedAsInvalid,
+  structOf,
+  witBundlesMessage,
+  witMessage,
+  x509BundlesMessage,
+  x509Message,
+} from './granted.ts';
 
 /** Where to listen, and for which trust domain. */
 export interface FakeWorkloadApiOptions {
@@ -39,26 +43,6 @@ export interface FakeWorkloadApiOptions {
   /** A Unix socket in a folder of its own, which goes with it, unless `tcp` on the loopback is asked for. */
   readonly transport?: 'unix' | 'tcp';
   readonly clock?: Clock;
-}
-
-/** One identity to grant: its SPIFFE ID or its path. */
-export interface FakeGrant {
-  readonly identity: string;
-  readonly hint?: string;
-  /** Of X509-SVIDs and WIT-SVIDs; an hour and five minutes unless given. */
-  readonly ttlSeconds?: number;
-  /** Of JWT-SVIDs; five minutes unless given. */
-  readonly jwtTtlSeconds?: number;
-  readonly dnsNames?: readonly string[];
-}
-
-/** What everybody is granted now. `x509` and `wit` were made for it; JWT-SVIDs are made when they are asked for. */
-interface Granted {
-  readonly grants: readonly FakeGrant[];
-  readonly x509: readonly X509Svid[];
-  readonly wit: readonly WitSvid[];
-  readonly bundle: Bundle;
-  readonly federated: readonly Bundle[];
 }
 
 type Call = CallContext<Socket>;
@@ -177,7 +161,9 @@ export class FakeWorkloadApi implements AsyncDisposable {
       this.#rpc.inject(socket, socket);
     });
     await new Promise<void>((resolve, reject) => {
-      listener.once('error', (cause) => reject(new SpiffeError('unavailable', 'fake.listen', 'the fake Workload API cannot listen', { cause })));
+      listener.once('error', (cause) => {
+        reject(new SpiffeError('unavailable', 'fake.listen', 'the fake Workload API cannot listen', { cause }));
+      });
       listener.listen(this.#place.listen, resolve);
     });
     this.#listener = listener;
@@ -200,13 +186,16 @@ export class FakeWorkloadApi implements AsyncDisposable {
       FetchX509SVID: (_request: unknown, call: Call) => this.#stream(call, x509Message),
       FetchX509Bundles: (_request: unknown, call: Call) => this.#stream(call, x509BundlesMessage),
       FetchJWTBundles: (_request: unknown, call: Call) => this.#stream(call, jwtBundlesMessage),
-      FetchWITSVID: (request: WITSVIDRequest__Output, call: Call) => this.#stream(call, (granted) => witMessage(granted, request.spiffe_id)),
+      FetchWITSVID: (request: WITSVIDRequest__Output, call: Call) =>
+        this.#stream(call, (granted) => witMessage(granted, request.spiffe_id)),
       FetchWITBundles: (_request: unknown, call: Call) => this.#stream(call, witBundlesMessage),
       FetchJWTSVID: async (request: JWTSVIDRequest__Output, call: Call): Promise<JWTSVIDResponse> => {
         const granted = this.#admit(call);
-        if (request.audience.every((name) => name === '')) throw new SpiffeError('invalid', 'workload.audience', 'audience must be specified');
+        if (request.audience.every((name) => name === '')) {
+          throw new SpiffeError('invalid', 'workload.audience', 'audience must be specified');
+        }
         const svids = granted.grants
-          .map(({ identity, hint = '', jwtTtlSeconds }) => authority.jwtSvid(identity, request.audience, { hint, ...(jwtTtlSeconds !== undefined && { ttlSeconds: jwtTtlSeconds }) }))
+          .map(({ identity, hint = '', jwtTtlSeconds: ttlSeconds = 300 }) => authority.jwtSvid(identity, request.audience, { hint, ttlSeconds }))
           .filter(({ spiffeId }) => request.spiffe_id === '' || spiffeId === request.spiffe_id);
         if (svids.length === 0) throw noIdentity;
         return { svids: svids.map(({ spiffeId, token, hint }) => ({ spiffe_id: spiffeId, svid: token, hint })) };
@@ -214,7 +203,8 @@ export class FakeWorkloadApi implements AsyncDisposable {
       ValidateJWTSVID: async (request: ValidateJWTSVIDRequest__Output, call: Call): Promise<ValidateJWTSVIDResponse> => {
         const { bundle, federated } = this.#admit(call);
         const bundleFor = (name: string): Bundle | undefined => [bundle, ...federated].find(({ trustDomain }) => trustDomain === name);
-        const { spiffeId, claims } = refusedAsInvalid(() => validateJwtSvid(request.svid, { bundleFor, audience: request.audience, at: this.#clock.now() }));
+        const expected = { bundleFor, audience: request.audience, at: this.#clock.now() };
+        const { spiffeId, claims } = refusedAsInvalid(() => validateJwtSvid(request.svid, expected));
         return { spiffe_id: spiffeId, claims: structOf(claims) };
       },
     });
@@ -224,7 +214,9 @@ export class FakeWorkloadApi implements AsyncDisposable {
   #admit({ method, metadata }: Call): Granted {
     const name = method.slice(method.lastIndexOf('/') + 1);
     this.#calls.set(name, (this.#calls.get(name) ?? 0) + 1);
-    if (metadata.get('workload.spiffe.io').join() !== 'true') throw new SpiffeError('invalid', 'workload.header', 'security header missing from request');
+    if (metadata.get('workload.spiffe.io').join() !== 'true') {
+      throw new SpiffeError('invalid', 'workload.header', 'security header missing from request');
+    }
     const state = this.#state.value;
     if (state instanceof SpiffeError) throw state;
     return state;
@@ -250,74 +242,6 @@ export class FakeWorkloadApi implements AsyncDisposable {
       else this.disconnect();
     }
   }
-}
-
-const noIdentity = new SpiffeError('denied', 'workload.no-identity', 'no identity issued');
-
-function x509Message({ x509, bundle, federated }: Granted): X509SVIDResponse {
-  return {
-    svids: x509.map((svid) => ({
-      spiffe_id: svid.spiffeId,
-      x509_svid: Buffer.concat(svid.chain),
-      x509_svid_key: svid.privateKey.export({ type: 'pkcs8', format: 'der' }),
-      bundle: certificatesOf(bundle),
-      hint: svid.hint,
-    })),
-    federated_bundles: byTrustDomain(federated, certificatesOf),
-  };
-}
-
-function x509BundlesMessage({ bundle, federated }: Granted): X509BundlesResponse {
-  return { bundles: byTrustDomain([bundle, ...federated], certificatesOf) };
-}
-
-function jwtBundlesMessage({ bundle, federated }: Granted): JWTBundlesResponse {
-  return { bundles: byTrustDomain([bundle, ...federated], (one) => Buffer.from(formatJwks(one))) };
-}
-
-function witMessage({ wit }: Granted, wanted: string): WITSVIDResponse {
-  const svids = wit.filter(({ spiffeId }) => wanted === '' || spiffeId === wanted);
-  if (svids.length === 0) throw noIdentity;
-  return {
-    svids: svids.map(({ spiffeId, token, privateKey, algorithm, hint }) => ({ spiffe_id: spiffeId, wit_svid: token, wit_svid_key: formatPrivateJwk(privateKey, algorithm), hint })),
-  };
-}
-
-function witBundlesMessage({ bundle, federated }: Granted): WITBundlesResponse {
-  return { bundles: byTrustDomain([bundle, ...federated], formatWitJwks) };
-}
-
-function certificatesOf({ x509Authorities }: Bundle): Buffer {
-  return Buffer.concat(x509Authorities.map(({ certificate }) => certificate));
-}
-
-function byTrustDomain<T>(bundles: readonly Bundle[], format: (bundle: Bundle) => T): Record<string, T> {
-  return Object.fromEntries(bundles.map((bundle) => [trustDomainId(bundle.trustDomain), format(bundle)]));
-}
-
-/** Agents answer InvalidArgument, whatever was wrong with a token. */
-function refusedAsInvalid<T>(validate: () => T): T {
-  try {
-    return validate();
-  } catch (error) {
-    if (error instanceof SpiffeError) throw new SpiffeError('invalid', error.reason, error.message);
-    throw error;
-  }
-}
-
-type StructMessage = NonNullable<ValidateJWTSVIDResponse['claims']>;
-
-function structOf(object: JsonObject): StructMessage {
-  return { fields: Object.fromEntries(Object.entries(object).map(([name, value]) => [name, valueOf(value)])) };
-}
-
-function valueOf(value: JsonValue): NonNullable<StructMessage['fields']>[string] {
-  if (typeof value === 'string') return { kind: 'stringValue', stringValue: value };
-  if (typeof value === 'number' || typeof value === 'bigint') return { kind: 'numberValue', numberValue: Number(value) };
-  if (typeof value === 'boolean') return { kind: 'boolValue', boolValue: value };
-  if (value === null) return { kind: 'nullValue', nullValue: 'NULL_VALUE' };
-  if (Array.isArray(value)) return { kind: 'listValue', listValue: { values: value.map(valueOf) } };
-  return { kind: 'structValue', structValue: structOf(value as JsonObject) };
 }
 
 /** Where it listens, and what to do about the place in the end. */

@@ -4,4 +4,5 @@
  */
 export { createFakeAuthority, type FakeAuthority, type FakeSvidOptions, type FakeX509SvidOptions } from './authority.ts';
 export { type Contrary, type Trouble, troubles } from './contrary.ts';
-export { FakeWorkloadApi, type FakeGrant, type FakeWorkloadApiOptions } from './fake-workload-api.ts';
+export { FakeWorkloadApi, type FakeWorkloadApiOptions } from './fake-workload-api.ts';
+export type { FakeGrant } from './granted.ts';
