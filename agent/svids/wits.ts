@@ -84,6 +84,8 @@ export function createWits(options: WitsOptions): Wits {
   const wanted = new Map<string, Set<Account>>();
   const changes = createWatch(0);
   let batches = 0;
+  /** Signed by an authority that was known to be tainted, so that another try at once would bring no better. */
+  let despite = new WeakSet<HeldWitSvid>();
 
   const usable = (entry: RegistrationEntry): HeldWitSvid | undefined => {
     const svid = kept.get(entry.id);
@@ -92,8 +94,8 @@ export function createWits(options: WitsOptions): Wits {
 
   const dueAt = (entry: RegistrationEntry): number => {
     const svid = usable(entry);
-    if (svid === undefined || svid.entryRevision !== entry.revisionNumber || options.tainted().has(svid.keyId)) return 0;
-    return svid.renewAt;
+    if (svid === undefined || svid.entryRevision !== entry.revisionNumber) return 0;
+    return options.tainted().has(svid.keyId) && !despite.has(svid) ? 0 : svid.renewAt;
   };
 
   const settled = (entry: RegistrationEntry, process: WorkloadProcess | undefined, svid: HeldWitSvid): void => {
@@ -101,6 +103,7 @@ export function createWits(options: WitsOptions): Wits {
     // The entry may be gone by now, or have another name.
     if (options.entry(entry.id)?.spiffeId !== svid.spiffeId) return;
     kept.set(entry.id, svid);
+    if (options.tainted().has(svid.keyId)) despite.add(svid);
     onOutcome({ entry, process, svid, error: undefined });
     onChange();
   };
@@ -210,7 +213,10 @@ export function createWits(options: WitsOptions): Wits {
     get size() {
       return kept.size;
     },
-    rescan: () => alarm.ring(),
+    rescan() {
+      despite = new WeakSet();
+      alarm.ring();
+    },
     async run(signal) {
       for (;;) await alarm.until(sweep(signal), signal);
     },

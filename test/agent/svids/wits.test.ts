@@ -118,6 +118,13 @@ describe('WIT-SVIDs', () => {
     wits.rescan();
     await signed(3);
     expect(wits.get(changed)?.keyId).toBe('next');
+    // One that the server goes on signing with is no reason to ask it without end.
+    tainted.add('next');
+    wits.rescan();
+    await signed(4);
+    await generateKeys();
+    await clock.advance(60_000);
+    expect(signer.calls.length).toBe(4);
     const renamed = { ...changed, spiffeId: db.spiffeId };
     expect(wits.get(renamed)).toBeUndefined();
   });
