@@ -80,7 +80,8 @@ export function deliveryTask(config: DeliveryConfig, parts: DeliveryParts): Task
     const wanted = createWatch<WantedFiles<IdentityFiles>>({ is: 'nothing' });
     let before: HeldX509Svid | undefined;
     const seen = (event: FileDeliveryEvent<IdentityFiles>): void => {
-      if (event.what === 'written' && event.set.svid !== before) {
+      // Also what is there from before a start: whether it was recorded then nobody knows.
+      if ((event.what === 'written' || event.what === 'delivered') && event.set.svid !== before) {
         witness.delivered(caller, event.set.svid, before?.entryId === event.set.svid.entryId ? before : undefined);
         before = event.set.svid;
       }
@@ -198,7 +199,8 @@ function createComposer(composing: Composing): (next: CallerUpdate, signal: Abor
       return undefined;
     }
     told = '';
-    const { tokens, lookAt } = await keepToken(entry, signal);
+    const tainted = update.bundles.get(trustDomain)?.jwtAuthorities.filter((authority) => authority.tainted) ?? [];
+    const { tokens, lookAt } = await keepToken(entry, new Set(tainted.map(({ keyId }) => keyId)), signal);
     const { chain, key } = identity.svid;
     const names = { ...config.files, bundleFormat: config.bundle_format };
     try {
@@ -227,7 +229,8 @@ interface KeptTokens {
   readonly lookAt: number | undefined;
 }
 
-type TokenKeeper = (entry: RegistrationEntry, signal: AbortSignal) => Promise<KeptTokens>;
+/** `tainted` are the keys whose tokens are replaced. */
+type TokenKeeper = (entry: RegistrationEntry, tainted: ReadonlySet<string>, signal: AbortSignal) => Promise<KeptTokens>;
 
 function createTokenKeeper(composing: Pick<Composing, 'config' | 'parts' | 'caller' | 'onEvent'>): TokenKeeper {
   const { config, parts, caller, onEvent } = composing;
@@ -250,12 +253,15 @@ function createTokenKeeper(composing: Pick<Composing, 'config' | 'parts' | 'call
     }
   };
 
-  return async (entry, signal) => {
+  return async (entry, tainted, signal) => {
+    // Never beside a certificate of another identity.
+    for (const [file, { svid, ...rest }] of kept) if (svid?.spiffeId !== entry.spiffeId) kept.set(file, { ...rest, svid: undefined });
     await Promise.all(
       config.jwt.map(async ({ file, audience }) => {
         const before = kept.get(file);
         const isOfEntry = before?.svid?.entryId === entry.id && before.svid.entryRevision === entry.revisionNumber;
-        if (before !== undefined && clock.now() < before.lookAt && (isOfEntry || before.failures > 0)) return;
+        const isGood = isOfEntry && !tainted.has(before.svid.keyId);
+        if (before !== undefined && clock.now() < before.lookAt && (isGood || before.failures > 0)) return;
         try {
           const svid = await fetchOne(entry, audience, signal);
           const renewed = svid.token !== before?.svid?.token;
@@ -264,8 +270,7 @@ function createTokenKeeper(composing: Pick<Composing, 'config' | 'parts' | 'call
           signal.throwIfAborted();
           if (!(error instanceof SpiffeError)) throw error;
           const failures = (before?.failures ?? 0) + 1;
-          const svid = before?.svid?.spiffeId === entry.spiffeId ? before.svid : undefined;
-          kept.set(file, { svid, lookAt: clock.now() + backoffMs(failures, random()), failures });
+          kept.set(file, { svid: before?.svid, lookAt: clock.now() + backoffMs(failures, random()), failures });
           onEvent({ what: 'no-token', file, error });
         }
       }),

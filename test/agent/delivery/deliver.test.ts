@@ -16,6 +16,7 @@ import type { RegistrationEntry } from '../../../spiffe/entry.ts';
 import { SpiffeError } from '../../../spiffe/errors.ts';
 import { hourMs, testAuthority, testEntry, trustDomain, type TestAuthority } from '../../help/agent-server.ts';
 import { createTestClock, type TestClock } from '../../help/clock.ts';
+import { ecPair } from '../../help/forge.ts';
 
 const web = testEntry('/web', ['delivery:web']);
 
@@ -27,6 +28,7 @@ let cache: SvidCache;
 let holdings: Holdings;
 let deliveries: Deliveries;
 let known: boolean;
+let tainted: boolean;
 let events: DeliveryEvent[];
 let witnessed: string[];
 let tokenFailure: SpiffeError | undefined;
@@ -43,6 +45,7 @@ beforeEach(async () => {
   holdings = noHoldings;
   deliveries = createDeliveries();
   known = true;
+  tainted = false;
   events = [];
   witnessed = [];
   tokenFailure = undefined;
@@ -60,7 +63,7 @@ function hold(...entries: readonly RegistrationEntry[]): void {
   const bundle = composeBundle({
     trustDomain,
     x509Authorities: [{ certificate: authority.certificate, tainted: false }],
-    jwtAuthorities: [],
+    jwtAuthorities: [{ keyId: 'k', publicKey: ecPair().spki, expiresAt: clock.now() + 9 * hourMs, tainted }],
     refreshHintSeconds: 0,
     sequence: 1n,
   });
@@ -122,7 +125,7 @@ ${more.split('\n').map((line) => `    ${line}`).join('\n')}`);
 }
 
 const seen = (what: DeliveryEvent['what']): number => events.filter((event) => event.what === what).length;
-const until = (holds: () => void): Promise<void> => vi.waitFor(holds, { timeout: 5_000, interval: 5 });
+const until = (holds: () => void | Promise<void>): Promise<void> => vi.waitFor(holds, { timeout: 5_000, interval: 5 });
 const read = (name: string): Promise<string> => readFile(path.join(place, name), 'utf8');
 const serial = async (): Promise<string> => new X509Certificate(await read('svid.pem')).serialNumber.toLowerCase();
 const same = (a: string, b: string): boolean => BigInt(`0x${a}`) === BigInt(`0x${b}`);
@@ -239,6 +242,8 @@ describe('a delivery', () => {
     start(line);
     await until(() => expect(seen('delivered')).toBe(1));
     expect(events.map(({ what }) => what)).toEqual(['delivered']);
+    // On record again: the process before may have ended between writing and recording.
+    expect(witnessed.filter((line) => line.startsWith('delivered')).length).toBe(2);
     expect(await told()).toBe('web updated reload\n');
   });
 
@@ -367,5 +372,32 @@ describe('tokens', () => {
     await clock.advance(150_000);
     await until(() => expect(seen('no-token')).toBe(1));
     expect(await read('vault.jwt')).toBe('vault.1');
+  });
+
+  it('that cannot be renewed do not stay beside the certificate of another identity', async () => {
+    hold(web);
+    await sign(web);
+    start(jwt);
+    await until(() => expect(seen('delivered')).toBe(1));
+    tokenFailure = new SpiffeError('unavailable', 'rpc.unreachable', 'away');
+    await clock.advance(150_000);
+    await until(() => expect(seen('no-token')).toBe(1));
+    const db = testEntry('/db', ['delivery:web']);
+    hold(db);
+    await sign(db);
+    await until(() => expect(seen('delivered')).toBeGreaterThan(1));
+    expect(new X509Certificate(await read('svid.pem')).subjectAltName).toBe(`URI:${db.spiffeId}`);
+    await expect(read('vault.jwt')).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+
+  it('are replaced when their authority is tainted', async () => {
+    hold(web);
+    await sign(web);
+    start(jwt);
+    await until(() => expect(seen('delivered')).toBe(1));
+    tainted = true;
+    hold(web);
+    await until(() => expect(tokensAsked).toBe(2));
+    await until(async () => expect(await read('vault.jwt')).toBe('vault.2'));
   });
 });
