@@ -6,7 +6,7 @@
 import type * as Grpc from '@grpc/grpc-js';
 import type { ChannelCredentials, ServerCredentials } from '@grpc/grpc-js';
 import type { TLSSocket } from 'node:tls';
-import { secureContextOptions } from '../runtime/tls.ts';
+import { handshakeMs, secureContextOptions } from '../runtime/tls.ts';
 import { SpiffeError } from '../spiffe/errors.ts';
 import { type TlsClientSettings, tlsClient, type X509TlsSource } from './tls.ts';
 import { peerOf, type TlsPeer } from './tls-peer.ts';
@@ -18,7 +18,10 @@ export interface GrpcCall {
 }
 
 /** The part of `@grpc/grpc-js` that is needed: `import * as grpc from '@grpc/grpc-js'` is one. */
-export type GrpcModule = Pick<typeof Grpc, 'CallCredentials' | 'ChannelCredentials' | 'ServerCredentials' | 'ServerInterceptingCall' | 'status'>;
+export type GrpcModule = Pick<
+  typeof Grpc,
+  'CallCredentials' | 'ChannelCredentials' | 'ServerCredentials' | 'ServerInterceptingCall' | 'status'
+>;
 
 /**
  * Credentials for clients. A channel handshakes with the newest SVID whenever it connects; connections it has live on.
@@ -68,7 +71,11 @@ export function grpcServerCredentials(grpc: GrpcModule, source: X509TlsSource, s
   const own = grpc.ServerCredentials.createInsecure();
   if (typeof own._addWatcher !== 'function' || typeof own._getInterceptors !== 'function') throw tooOld();
   const { requestCert, rejectUnauthorized, handshakeTimeout } = askedOf(settings);
-  const asked = { requestCert: requestCert === true, rejectUnauthorized: rejectUnauthorized === true, handshakeTimeout: handshakeTimeout ?? 0 };
+  const asked = {
+    requestCert: requestCert === true,
+    rejectUnauthorized: rejectUnauthorized === true,
+    handshakeTimeout: handshakeTimeout ?? handshakeMs,
+  };
   const minVersion = settings.minVersion ?? 'TLSv1.2';
   const admit = admission(source, settings);
   const context = () => {
@@ -110,7 +117,8 @@ export function grpcServerCredentials(grpc: GrpcModule, source: X509TlsSource, s
           new grpc.ServerInterceptingCall(call, {
             start(next) {
               const certificate = certificateOf(call);
-              const known = certificate === undefined ? settings.clients === 'none' || settings.clients === 'optional' : peers.has(certificate);
+              const isNobodyServed = settings.clients === 'none' || settings.clients === 'optional';
+              const known = certificate === undefined ? isNobodyServed : peers.has(certificate);
               if (known) next();
               else call.sendStatus({ code: grpc.status.UNAUTHENTICATED, details: 'the client was not proved' });
             },
@@ -180,7 +188,8 @@ function nameCertificate(socket: TLSSocket): void {
   const isPlain = namedCurve === undefined || ['prime256v1', 'secp384r1', 'secp521r1'].includes(namedCurve);
   const certificate = leaf === undefined || isPlain ? look() : { raw: leaf.raw };
   peers.set(certificate, peer);
-  Object.defineProperty(socket, 'getPeerCertificate', { value: (detailed?: boolean) => (detailed === true ? look(true) : certificate) });
+  const known = (detailed?: boolean): object => (detailed === true ? look(true) : certificate);
+  Object.defineProperty(socket, 'getPeerCertificate', { value: known });
 }
 
 function isSocket(value: unknown): value is TLSSocket {

@@ -27,10 +27,15 @@ import { askedOf, guard, type TlsServerSettings } from './tls-server.ts';
 export async function connectHttp2(
   source: X509TlsSource,
   authority: string | URL,
-  settings: TlsClientSettings & { readonly signal?: AbortSignal; readonly http2?: Omit<ClientSessionOptions, 'createConnection'> },
+  settings: TlsClientSettings & {
+    readonly signal?: AbortSignal;
+    readonly http2?: Omit<ClientSessionOptions, 'createConnection'>;
+  },
 ): Promise<ClientHttp2Session> {
   const url = new URL(authority);
-  if (url.protocol !== 'https:') throw new SpiffeError('invalid', 'tls.url', 'the authority of an HTTP/2 session is an https URL');
+  if (url.protocol !== 'https:') {
+    throw new SpiffeError('invalid', 'tls.url', 'the authority of an HTTP/2 session is an https URL');
+  }
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1');
   const port = url.port === '' ? 443 : Number(url.port);
   const socket = await connectTls(source, { ...settings, host, port, protocols: ['h2'] });
@@ -43,7 +48,7 @@ export async function connectHttp2(
  */
 export function createHttp2Server(
   source: X509TlsSource,
-  settings: Omit<TlsServerSettings, 'protocols'> & TlsServerSettings & { readonly http2?: ServerOptions & Pick<SecureServerOptions, 'allowHTTP1'> },
+  settings: TlsServerSettings & { readonly http2?: ServerOptions & Pick<SecureServerOptions, 'allowHTTP1'> },
   listener?: (request: Http2ServerRequest, response: Http2ServerResponse) => void,
 ): Http2SecureServer {
   const server = createSecureServer({ ...settings.http2, ...askedOf(settings) }, listener);

@@ -46,7 +46,7 @@ export interface CallerRules {
   };
   /** False where only tokens count: whoever connects is then nobody, or a proxy. */
   readonly x509?: boolean;
-  /** Lets requests without any credential through as nobody's; `callerOf` is then undefined. A wrong one is refused all the same. */
+  /** Lets requests without any credential through as nobody's, whose `callerOf` is undefined. A wrong one is refused all the same. */
   readonly optional?: boolean;
   /** Refuses also when the connection's SVID ended since it was made. Callers must then connect anew in time. */
   readonly unexpired?: boolean;
@@ -128,7 +128,9 @@ export function withCaller<Request extends HttpRequest, Response extends HttpRes
  * @example
  * app.addHook('onRequest', callerHook({ authorize: authorizeId(orders) }));
  */
-export function callerHook(rules: CallerRules): (request: { readonly raw: HttpRequest }, reply: FastifyReply, done: () => void) => void {
+export function callerHook(
+  rules: CallerRules,
+): (request: { readonly raw: HttpRequest }, reply: FastifyReply, done: () => void) => void {
   const identify = identifier(rules);
   return (request, reply, done) => {
     const refusal = identify(request.raw);
@@ -136,8 +138,9 @@ export function callerHook(rules: CallerRules): (request: { readonly raw: HttpRe
       done();
       return;
     }
-    const answer = Object.entries(refusal.headers).reduce((so, [name, value]) => so.header(name, value), reply.code(refusal.status));
-    answer.send(refusal.body);
+    reply.code(refusal.status);
+    for (const [name, value] of Object.entries(refusal.headers)) reply.header(name, value);
+    reply.send(refusal.body);
   };
 }
 
@@ -150,8 +153,9 @@ interface Refusal {
 /** Remembers the caller, or says how to refuse. */
 function identifier(rules: CallerRules): (request: HttpRequest) => Refusal | undefined {
   const { authorize, jwt, x509 = true } = rules;
-  if (typeof authorize !== 'function' || (jwt === undefined && !x509) || [jwt?.audience ?? 'none'].flat().every((name) => name === '')) {
-    throw new SpiffeError('invalid', 'caller.rules', 'say who is authorized, and which credentials count: X509-SVIDs, or JWT-SVIDs for an audience');
+  const isForNobody = jwt !== undefined && [jwt.audience].flat().every((name) => name === '');
+  if (typeof authorize !== 'function' || (jwt === undefined && !x509) || isForNobody) {
+    throw new SpiffeError('invalid', 'caller.rules', 'say who is authorized, and that X509-SVIDs count, or JWT-SVIDs for an audience');
   }
   const challenge = jwt !== undefined;
   return (request) => {
@@ -165,7 +169,10 @@ function identifier(rules: CallerRules): (request: HttpRequest) => Refusal | und
       callers.set(request, caller);
       return undefined;
     } catch (thrown) {
-      const error = thrown instanceof SpiffeError ? thrown : new SpiffeError('internal', 'caller.failed', 'the caller could not be told', { cause: thrown });
+      const error =
+        thrown instanceof SpiffeError
+          ? thrown
+          : new SpiffeError('internal', 'caller.failed', 'the caller could not be told', { cause: thrown });
       if (callerDiagnostics.hasSubscribers) callerDiagnostics.publish({ error });
       rules.refused?.(error, request);
       return refusalFor(error, challenge);
@@ -173,7 +180,8 @@ function identifier(rules: CallerRules): (request: HttpRequest) => Refusal | und
   };
 }
 
-function identify(request: HttpRequest, { jwt, x509 = true, unexpired = false, clock = systemClock }: CallerRules): Caller | undefined {
+function identify(request: HttpRequest, rules: CallerRules): Caller | undefined {
+  const { jwt, x509 = true, unexpired = false, clock = systemClock } = rules;
   const peer = request.socket === null ? undefined : peerOf(request.socket);
   const token = jwt === undefined ? undefined : bearerToken(request);
   if (jwt !== undefined && token !== undefined) {
@@ -200,12 +208,16 @@ function bearerToken({ rawHeaders }: HttpRequest): string | undefined {
   }
   const [value] = values;
   if (value === undefined) return undefined;
-  if (values.length > 1) throw new SpiffeError('invalid', 'caller.authorization', 'the request has several Authorization headers');
+  if (values.length > 1) {
+    throw new SpiffeError('invalid', 'caller.authorization', 'the request has several Authorization headers');
+  }
   const scheme = /^[^\s,]*/.exec(value)?.[0] ?? '';
   if (scheme.toLowerCase() !== 'bearer') return undefined;
   // One space and one token [RFC 6750 2.1]; longer than any token is not looked into.
   const token = value.length > maxJwtSvidBytes + 16 ? undefined : /^bearer ([\w\-.~+/]+=*)$/i.exec(value)?.[1];
-  if (token === undefined) throw new SpiffeError('invalid', 'caller.authorization', 'the Authorization header is not Bearer and one token');
+  if (token === undefined) {
+    throw new SpiffeError('invalid', 'caller.authorization', 'the Authorization header is not Bearer and one token');
+  }
   return token;
 }
 

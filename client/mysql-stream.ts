@@ -25,7 +25,10 @@ const headerBytes = 4;
 const maxLoginBytes = 64 * 1024;
 
 /** @throws invalid `tls.settings` */
-export function mysqlStream(source: X509TlsSource, settings: TlsClientSettings): (connection: { readonly config: MysqlTarget }) => Duplex {
+export function mysqlStream(
+  source: X509TlsSource,
+  settings: TlsClientSettings,
+): (connection: { readonly config: MysqlTarget }) => Duplex {
   const client = tlsClient(source, settings);
   return ({ config }) => new MysqlStream(client, config.host ?? 'localhost', config.port ?? 3306);
 }
@@ -84,7 +87,7 @@ class MysqlStream extends Duplex {
     done(error);
   }
 
-  /** Passes on what the server says first, if it can do TLS; or that it will not have us at all, which is for the driver to tell. */
+  /** Passes on what the server says first, if it can do TLS; or that it will not have us, which is for the driver to tell. */
   readonly #greeting = (data: Buffer): void => {
     this.#received = Buffer.concat([this.#received, data]);
     const greeting = packetIn(this.#received);

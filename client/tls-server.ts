@@ -22,7 +22,7 @@ interface ServerFacts {
   readonly minVersion?: TlsVersion;
   /** For ALPN on a plain TLS server; HTTP servers know theirs. With some, clients have to agree on one. */
   readonly protocols?: readonly string[];
-  /** Presents this certificate of the web in place of the SVID. Asked with every connection; loaded when the object is another. */
+  /** Presents this certificate of the web in place of the SVID. Asked with every connection, loaded when it is another object. */
   readonly certificate?: () => WebCertificate;
   /** A connection that was not let in, and why. */
   readonly refused?: (error: SpiffeError, address: string) => void;
@@ -76,7 +76,7 @@ export function tlsServerOptions(source: X509TlsSource, settings: TlsServerSetti
     ...askedOf(settings),
     SNICallback(_name, done) {
       if (bond.bound) done(null);
-      else done(new SpiffeError('invalid', 'tls.unsecured', 'the server was created with SPIFFE options, but never given to secureServer'));
+      else done(new SpiffeError('invalid', 'tls.unsecured', 'the server has SPIFFE options, but was never given to secureServer'));
     },
   };
   bonds.set(options, bond);
@@ -146,7 +146,9 @@ export function guard<S extends Server>(server: S, source: X509TlsSource, settin
     const web = certificate?.();
     if (served !== undefined && served.identity.svid === identity.svid && served.web === web) return;
     server.setSecureContext(
-      web === undefined ? secureContextOptions(identity.svid, minVersion) : { ...secureContextOptions(undefined, minVersion), cert: web.cert, key: web.key },
+      web === undefined
+        ? secureContextOptions(identity.svid, minVersion)
+        : { ...secureContextOptions(undefined, minVersion), cert: web.cert, key: web.key },
     );
     served = { identity, web };
   };
@@ -206,6 +208,6 @@ function refuse({ refused }: TlsServerSettings, error: unknown, socket: TLSSocke
 
 function checkSettings(settings: TlsServerSettings): void {
   if (settings.clients === 'none' ? 'authorize' in settings : typeof settings.authorize !== 'function') {
-    throw new SpiffeError('invalid', 'tls.settings', 'a server either authorizes its clients, or has clients: none and no authorize');
+    throw new SpiffeError('invalid', 'tls.settings', 'a server authorizes its clients, or has clients: none and no authorize');
   }
 }

@@ -186,7 +186,8 @@ function newestContext(source: X509TlsSource, settings: TlsClientSettings): Secu
   const newest = (): SecureContext => {
     const { value } = identity;
     if (made?.for !== value) {
-      made = { for: value, context: createSecureContext({ ...secureContextOptions(value.svid, minVersion), ...trusted(value, settings) }) };
+      const options = { ...secureContextOptions(value.svid, minVersion), ...trusted(value, settings) };
+      made = { for: value, context: createSecureContext(options) };
     }
     return made.context;
   };
@@ -201,7 +202,12 @@ function newestContext(source: X509TlsSource, settings: TlsClientSettings): Secu
   });
 }
 
-function trusted(identity: TlsIdentity, settings: TlsClientSettings): { readonly ca: string[] | undefined; readonly allowPartialTrustChain?: true } {
+interface Trusted {
+  readonly ca: string[] | undefined;
+  readonly allowPartialTrustChain?: true;
+}
+
+function trusted(identity: TlsIdentity, settings: TlsClientSettings): Trusted {
   if ('server' in settings) return { ca: settings.roots === undefined ? undefined : [settings.roots].flat() };
   // An authority need not be a root (T-09).
   return { ca: [...identity.bundles.values()].flatMap(authoritiesAsPem), allowPartialTrustChain: true };

@@ -25,7 +25,7 @@ export interface TlsIdentity {
   readonly bundles: ReadonlyMap<TrustDomain, Pick<Bundle, 'x509Authorities'>>;
 }
 
-/** DER, leaf first, to whoever it proves; throws to refuse. The socket is the connection in question, to be marked and not used. */
+/** DER, leaf first, to whoever it proves; throws to refuse. The socket is the connection, to be marked and not used. */
 export type PeerCheck = (chain: readonly Uint8Array[], socket: TLSSocket) => Pick<VerifiedPeer, 'spiffeId'>;
 
 export type TlsVersion = Extract<SecureVersion, 'TLSv1.2' | 'TLSv1.3'>;
@@ -54,7 +54,11 @@ const ciphers = [
  * when it is shown again to the same authorities: then only the time is looked at, which is most of what can change.
  * @throws as `verifyPeer`
  */
-export function checkAgainstBundles(identity: Watch<TlsIdentity>, clock: Clock, usage: Usage): (chain: readonly Uint8Array[]) => VerifiedPeer {
+export function checkAgainstBundles(
+  identity: Watch<TlsIdentity>,
+  clock: Clock,
+  usage: Usage,
+): (chain: readonly Uint8Array[]) => VerifiedPeer {
   const found = new Map<string, { readonly peer: VerifiedPeer; readonly authorities: readonly Uint8Array[] }>();
   const authoritiesFor = (trustDomain: TrustDomain): readonly Uint8Array[] | undefined =>
     authoritiesOf(identity.value.bundles.get(trustDomain));
@@ -63,8 +67,9 @@ export function checkAgainstBundles(identity: Watch<TlsIdentity>, clock: Clock, 
     const name = fingerprint(chain);
     const before = found.get(name);
     // A bundle that changed is another list, and whatever it was the chain is then judged anew.
-    if (before !== undefined && before.authorities === authoritiesFor(trustDomainOf(before.peer.spiffeId)) && isValidAt(before.peer, at)) {
-      return before.peer;
+    if (before !== undefined) {
+      const { peer, authorities } = before;
+      if (authorities === authoritiesFor(trustDomainOf(peer.spiffeId)) && isValidAt(peer, at)) return peer;
     }
     found.delete(name);
     const peer = verifyPeer(chain, authoritiesFor, at, usage);
@@ -305,7 +310,9 @@ export function requireProtocol(socket: TLSSocket, protocols: readonly string[])
 export function peerChain(socket: TLSSocket): readonly Uint8Array[] {
   const chain: Uint8Array[] = [];
   const leaf = socket.getPeerX509Certificate();
-  for (let next = leaf; next !== undefined && chain.length <= maxPeerCertificates; next = next.issuerCertificate) chain.push(next.raw);
+  for (let next = leaf; next !== undefined && chain.length <= maxPeerCertificates; next = next.issuerCertificate) {
+    chain.push(next.raw);
+  }
   if (leaf !== undefined && socket.getPeerX509Certificate() === undefined) {
     Object.defineProperties(socket, {
       getPeerX509Certificate: { value: () => leaf },
