@@ -98,7 +98,7 @@ export async function* converse<Message, Request, Response>(
       if (update !== undefined) {
         newest = update;
         record.came(update);
-        tokens?.recheck();
+        tokens?.recheck(update.update.bundles.get(parts.trustDomain)?.jwtAuthorities ?? []);
       }
       const { selection } = dialect;
       if (newest !== undefined && selection !== undefined) {

@@ -4,6 +4,7 @@
  */
 import { isSpiffeError, SpiffeError } from '../../spiffe/errors.ts';
 import type { Clock } from '../../runtime/clock.ts';
+import type { JwtAuthority } from '../../spiffe/bundle.ts';
 import type { WorkloadProcess } from '../process.ts';
 import type { HeldJwtSvid } from '../svids/held.ts';
 import type { Tokens } from '../svids/tokens.ts';
@@ -18,7 +19,7 @@ export interface StreamTokens {
    */
   look(meaning: TokenMeaning): HeldJwtSvid | undefined;
   /** Something changed that may have cost a token its worth: each is fetched again when it is next looked at. */
-  recheck(): void;
+  recheck(authorities: readonly Pick<JwtAuthority, 'keyId' | 'tainted'>[]): void;
   /** Forgets what was not looked at since the last time. */
   prune(): void;
   /** When to look again, wall clock; `undefined` while there is nothing to wait for. */
@@ -39,6 +40,8 @@ interface Kept {
   /** Wall clock. */
   againAt: number;
   looked: boolean;
+  /** Something changed while it was fetched. */
+  doubted: boolean;
   readonly single: boolean;
 }
 
@@ -55,9 +58,15 @@ export function checkTokens(count: number): void {
 export function createStreamTokens({ clock, tokens, process, signal, ring }: StreamTokensParts): StreamTokens {
   const kept = new Map<string, Kept>();
   let failure: { readonly error: unknown } | undefined;
+  let tainted: ReadonlySet<string> = new Set();
+
+  const doubt = (token: Kept): void => {
+    if (!token.single || (token.svid !== undefined && tainted.has(token.svid.keyId))) token.againAt = 0;
+  };
 
   const fetch = async ({ entry, audience }: TokenMeaning, token: Kept): Promise<void> => {
     token.fetching = true;
+    token.doubted = false;
     try {
       token.svid = await tokens.fetch({ entry, audience: [audience], process }, signal);
     } catch (error) {
@@ -66,6 +75,7 @@ export function createStreamTokens({ clock, tokens, process, signal, ring }: Str
     } finally {
       token.fetching = false;
       token.againAt = Math.max(token.svid?.renewAt ?? 0, clock.now()) + againMs;
+      if (token.doubted) doubt(token);
       ring();
     }
   };
@@ -78,15 +88,19 @@ export function createStreamTokens({ clock, tokens, process, signal, ring }: Str
       let token = kept.get(key);
       if (token === undefined) {
         // One with an ID is kept by nobody else, so asking again signs another.
-        token = { svid: undefined, fetching: false, againAt: 0, looked: true, single: entry.jwtSvidIncludeJti };
+        token = { svid: undefined, fetching: false, againAt: 0, looked: true, doubted: false, single: entry.jwtSvidIncludeJti };
         kept.set(key, token);
       }
       token.looked = true;
       if (!token.fetching && clock.now() >= token.againAt) void fetch(meaning, token);
       return token.svid !== undefined && clock.now() < token.svid.expiresAt ? token.svid : undefined;
     },
-    recheck() {
-      for (const token of kept.values()) if (!token.single) token.againAt = 0;
+    recheck(authorities) {
+      tainted = new Set(authorities.filter((authority) => authority.tainted).map(({ keyId }) => keyId));
+      for (const token of kept.values()) {
+        token.doubted = token.fetching;
+        doubt(token);
+      }
     },
     prune() {
       for (const [key, token] of kept) {

@@ -73,6 +73,8 @@ export interface SdsWorld {
   readonly told: string[];
   /** Set for signing of tokens to fail. */
   signing: SpiffeError | undefined;
+  /** Until then none is answered that is asked for meanwhile. */
+  signingTakes: Promise<void> | undefined;
   /** How often a token was asked for. */
   tokenCalls: number;
   tokenLifeMs: number;
@@ -100,13 +102,15 @@ export function sdsWorld(more: Partial<ConversationParts> = {}): SdsWorld {
   const fetchToken = async ({ entry, audience }: TokenRequest): Promise<HeldJwtSvid> => {
     world.tokenCalls += 1;
     if (world.signing !== undefined) throw world.signing;
+    const count = world.tokenCalls;
+    await world.signingTakes;
     const expiresAt = clock.now() + world.tokenLifeMs;
     return {
       entryId: entry.id,
       entryRevision: entry.revisionNumber,
       spiffeId: entry.spiffeId,
       audience,
-      token: `token-${world.tokenCalls}-for-${audience.join()}`,
+      token: `token-${count}-for-${audience.join()}`,
       keyId: 'key',
       issuedAt: clock.now(),
       expiresAt,
@@ -210,6 +214,7 @@ export function sdsWorld(more: Partial<ConversationParts> = {}): SdsWorld {
     bundles: new Map(),
     told,
     signing: undefined,
+    signingTakes: undefined,
     tokenCalls: 0,
     tokenLifeMs: 300_000,
     deliveries,

@@ -1,7 +1,9 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { SpiffeError } from '../../../spiffe/errors.ts';
 import { parseTrustDomain } from '../../../spiffe/id.ts';
-import { testAuthority, testEntry } from '../../help/agent-server.ts';
+import { composeBundle, type Bundle } from '../../../spiffe/bundle.ts';
+import { hourMs, testAuthority, testEntry, trustDomain } from '../../help/agent-server.ts';
+import { ecPair } from '../../help/forge.ts';
 import { changedIn, sdsWorld, secretsIn, secretUrl, type SdsWorld } from '../../help/sds.ts';
 
 const other = parseTrustDomain('other.test');
@@ -247,7 +249,43 @@ describe('tokens', () => {
     }
     expect(world.tokenCalls).toBe(1);
   });
+
+  it.each([false, true])('SDS: a token whose authority is tainted is replaced at once, with an ID (%s) too', async (jwtSvidIncludeJti) => {
+    const entry = testEntry('/web', ['a:1'], { jwtSvidIncludeJti });
+    await world.serve(entry);
+    const stream = world.stream();
+    stream.send({ resource_names: ['jwt:db'] });
+    await stream.next();
+    world.bundles.set(trustDomain, taintedBundle());
+    world.hold(entry);
+    expect(secretsIn(await stream.next())).toEqual([{ name: 'jwt:db', token: 'token-2-for-db' }]);
+    expect(await stream.poll()).toBeUndefined();
+    expect(world.tokenCalls).toBe(2);
+  });
+
+  it.each([false, true])('SDS: one that is tainted while it is being signed is replaced, with an ID (%s) too', async (jwtSvidIncludeJti) => {
+    const entry = testEntry('/web', ['a:1'], { jwtSvidIncludeJti });
+    await world.serve(entry);
+    const held = Promise.withResolvers<void>();
+    world.signingTakes = held.promise;
+    const stream = world.stream();
+    stream.send({ resource_names: ['jwt:db'] });
+    expect(await stream.poll()).toBeUndefined();
+    world.bundles.set(trustDomain, taintedBundle());
+    world.hold(entry);
+    expect(await stream.poll()).toBeUndefined();
+    world.signingTakes = undefined;
+    held.resolve();
+    expect(secretsIn(await stream.next())).toEqual([{ name: 'jwt:db', token: 'token-1-for-db' }]);
+    expect(secretsIn(await stream.next())).toEqual([{ name: 'jwt:db', token: 'token-2-for-db' }]);
+  });
 });
+
+function taintedBundle(): Bundle {
+  const { x509Authorities } = world.bundleOf(trustDomain, world.authority);
+  const jwtAuthorities = [{ keyId: 'key', publicKey: ecPair().spki, expiresAt: world.clock.now() + hourMs, tainted: true }];
+  return composeBundle({ trustDomain, x509Authorities, jwtAuthorities, refreshHintSeconds: 0, sequence: 2n });
+}
 
 describe('hostile requests', () => {
   it('SDS bounds: a flood on one stream ends it', async () => {
