@@ -84,7 +84,7 @@ export function createWits(options: WitsOptions): Wits {
   const wanted = new Map<string, Set<Account>>();
   const changes = createWatch(0);
   let batches = 0;
-  /** Signed by an authority that was known to be tainted, so that another try at once would bring no better. */
+  /** Asked for when its authority was known to be tainted, so that another try at once would bring no better. */
   let despite = new WeakSet<HeldWitSvid>();
 
   const usable = (entry: RegistrationEntry): HeldWitSvid | undefined => {
@@ -103,7 +103,6 @@ export function createWits(options: WitsOptions): Wits {
     // The entry may be gone by now, or have another name.
     if (options.entry(entry.id)?.spiffeId !== svid.spiffeId) return;
     kept.set(entry.id, svid);
-    if (options.tainted().has(svid.keyId)) despite.add(svid);
     onOutcome({ entry, process, svid, error: undefined });
     onChange();
   };
@@ -120,6 +119,7 @@ export function createWits(options: WitsOptions): Wits {
   };
 
   const sign = async (entries: readonly RegistrationEntry[], signal: AbortSignal): Promise<void> => {
+    const tainted = new Set(options.tainted());
     const processOf = ({ id }: RegistrationEntry): WorkloadProcess | undefined => wanted.get(id)?.values().next().value?.process;
     try {
       const requests = await Promise.all(
@@ -133,7 +133,9 @@ export function createWits(options: WitsOptions): Wits {
             throw new SpiffeError('internal', 'wits.answer-missing', 'the server left the request without an answer');
           }
           if ('refused' in outcome) throw outcome.refused;
-          settled(entry, process, receiveWit(entry, outcome.token, keys, { at: clock.now(), jitter: random() }));
+          const svid = receiveWit(entry, outcome.token, keys, { at: clock.now(), jitter: random() });
+          if (tainted.has(svid.keyId)) despite.add(svid);
+          settled(entry, process, svid);
         } catch (error) {
           failed(entry, process, error);
         }

@@ -16,6 +16,8 @@ export interface TestWitSigner {
   /** Instead of an answer to each request, or to the whole call. */
   refusing: Extract<WitSigned, { refused: unknown }> | undefined;
   failing: Error | undefined;
+  /** Called once a request is there. */
+  meanwhile: (() => void) | undefined;
   keyId: string;
   lifeMs: number;
   signWit(requests: readonly WitRequest[]): Promise<readonly WitSigned[]>;
@@ -29,10 +31,12 @@ export function testWitSigner(clock: Pick<Clock, 'now'>): TestWitSigner {
     calls: [],
     refusing: undefined,
     failing: undefined,
+    meanwhile: undefined,
     keyId: 'wit-key',
     lifeMs: 600_000,
     async signWit(requests) {
       signer.calls.push(requests.map(({ entry }) => entry.spiffeId));
+      signer.meanwhile?.();
       if (signer.failing !== undefined) throw signer.failing;
       return requests.map(({ entry, keys }) => {
         if (signer.refusing !== undefined) return signer.refusing;

@@ -129,6 +129,18 @@ describe('WIT-SVIDs', () => {
     expect(wits.get(renamed)).toBeUndefined();
   });
 
+  it('are replaced when their authority is tainted while they are signed', async () => {
+    hold(web);
+    signer.meanwhile = () => {
+      signer.meanwhile = undefined;
+      tainted.add('wit-key');
+      wits.rescan();
+    };
+    wits.want(process).set([web]);
+    await signed(2);
+    expect(signer.calls.length).toBe(2);
+  });
+
   it('keep their last good one when signing fails, and try again with growing pauses', async () => {
     hold(web);
     wits.want(process).set([web]);
