@@ -62,6 +62,8 @@ interface Known {
   context: X509Context | undefined;
   jwtBundles: JwtBundles | undefined;
   readonly tokens: Map<string, string | undefined>;
+  /** Whose they are, also while it is taken away. */
+  spiffeId: SpiffeId | undefined;
 }
 
 const publicMode = 0o644;
@@ -77,7 +79,7 @@ export async function keepFiles(api: WorkloadApi, keeping: Keeping, io: KeepingI
   const stop = linkedController(io.signal);
   const wanted = createWatch<WantedFiles<KeptSet>>({ is: 'nothing' });
   const identity = createWatch<X509Svid | undefined>(undefined);
-  const known: Known = { context: undefined, jwtBundles: undefined, tokens: new Map() };
+  const known: Known = { context: undefined, jwtBundles: undefined, tokens: new Map(), spiffeId: undefined };
   const once = keeping.onceWithinMs;
   const over = new Error('over');
   let failure: unknown;
@@ -124,6 +126,9 @@ export async function keepFiles(api: WorkloadApi, keeping: Keeping, io: KeepingI
           continue;
         }
         known.context = context;
+        // They are of the identity before, and new ones are asked for.
+        if (svid.spiffeId !== known.spiffeId) known.tokens.clear();
+        known.spiffeId = svid.spiffeId;
         identity.set(svid);
         compose();
       }
@@ -204,16 +209,17 @@ async function keepToken(api: WorkloadApi, keeping: TokenKeeping, signal: AbortS
     const svid = identity.value;
     let restMs = 60_000;
     if (svid !== undefined) {
-      if (of !== undefined && of !== svid.spiffeId) known.tokens.delete(file.name);
       of = svid.spiffeId;
       try {
         const [token] = await api.fetchJwtSvids({ audience: file.audience, spiffeId: svid.spiffeId }, { signal });
+        if (known.spiffeId !== of) continue;
         if (token === undefined) throw new SpiffeError('unavailable', 'cli.svid.no-token', 'the agent gave no token');
         failures = 0;
         known.tokens.set(file.name, token.token);
         restMs = Math.max(leastTokenRestMs, (token.expiresAt - systemClock.now()) / 2);
       } catch (error) {
         signal.throwIfAborted();
+        if (known.spiffeId !== of) continue;
         failures += 1;
         problem(spiffeError(error));
         // Certificates do not wait for it, and one that was there stays.

@@ -170,6 +170,26 @@ describe('svid watch --dir', () => {
     await running.end();
   });
 
+  it('writes no token beside the certificate of another identity', async () => {
+    let answering = true;
+    agent.tokens = ({ audience, spiffe_id }) => {
+      if (!answering) throw new SpiffeError('unavailable', 'workload.jwt-unavailable', 'could not fetch JWT-SVID');
+      return { svids: [{ spiffe_id, svid: token(spiffe_id, audience) }] };
+    };
+    agent.x509(granted(home, alpha));
+    const log = join(directory, 'log');
+    // Of each set: which certificate, and whether there is a token.
+    const line = await hook(`echo "$(cksum < ${place}/svid.pem | cut -d' ' -f1) $(test -e ${place}/vault.jwt && echo token)" >> ${log}`);
+    const { end } = watching('--jwt', 'vault=vault.jwt', '--hook', line);
+    await vi.waitFor(async () => expect(await readFile(log, 'utf8')).toMatch(/^\d+ token\n$/), { timeout: 5_000 });
+    answering = false;
+    agent.x509(granted(home, beta));
+    await vi.waitFor(async () => expect(await names()).not.toContain('vault.jwt'), { timeout: 5_000 });
+    await vi.waitFor(async () => expect(await readFile(log, 'utf8')).toMatch(/^\d+ token\n\d+ \n$/), { timeout: 5_000 });
+    expect(await idOf()).toBe(`URI:${beta}`);
+    await end();
+  });
+
   it('writes certificates though a token is not to be had, and says so', async () => {
     agent.tokens = () => {
       throw new SpiffeError('unavailable', 'workload.jwt-unavailable', 'could not fetch JWT-SVID');
