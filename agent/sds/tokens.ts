@@ -59,6 +59,8 @@ export function createStreamTokens({ clock, tokens, process, signal, ring }: Str
   const kept = new Map<string, Kept>();
   let failure: { readonly error: unknown } | undefined;
   let tainted: ReadonlySet<string> = new Set();
+  /** Also for names that are not asked for any more, so that a stream has no more under way by changing its mind. */
+  let underWay = 0;
 
   const doubt = (token: Kept): void => {
     if (!token.single || (token.svid !== undefined && tainted.has(token.svid.keyId))) token.againAt = 0;
@@ -66,6 +68,7 @@ export function createStreamTokens({ clock, tokens, process, signal, ring }: Str
 
   const fetch = async ({ entry, audience }: TokenMeaning, token: Kept): Promise<void> => {
     token.fetching = true;
+    underWay += 1;
     token.doubted = false;
     try {
       token.svid = await tokens.fetch({ entry, audience: [audience], process }, signal);
@@ -74,6 +77,7 @@ export function createStreamTokens({ clock, tokens, process, signal, ring }: Str
       if (!isSpiffeError(error)) failure = { error };
     } finally {
       token.fetching = false;
+      underWay -= 1;
       token.againAt = Math.max(token.svid?.renewAt ?? 0, clock.now()) + againMs;
       if (token.doubted) doubt(token);
       ring();
@@ -92,7 +96,7 @@ export function createStreamTokens({ clock, tokens, process, signal, ring }: Str
         kept.set(key, token);
       }
       token.looked = true;
-      if (!token.fetching && clock.now() >= token.againAt) void fetch(meaning, token);
+      if (!token.fetching && underWay < mostTokens && clock.now() >= token.againAt) void fetch(meaning, token);
       return token.svid !== undefined && clock.now() < token.svid.expiresAt ? token.svid : undefined;
     },
     recheck(authorities) {
@@ -109,6 +113,8 @@ export function createStreamTokens({ clock, tokens, process, signal, ring }: Str
       }
     },
     get nextAt() {
+      // The next that comes rings.
+      if (underWay >= mostTokens) return undefined;
       const waits = [...kept.values()].filter(({ fetching }) => !fetching).map(({ againAt }) => againAt);
       return waits.length === 0 ? undefined : Math.min(...waits);
     },

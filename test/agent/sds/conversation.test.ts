@@ -288,6 +288,21 @@ function taintedBundle(): Bundle {
 }
 
 describe('hostile requests', () => {
+  it('SDS bounds: no more tokens are being signed for a stream than it may have', async () => {
+    await world.serve(web);
+    const held = Promise.withResolvers<void>();
+    world.signingTakes = held.promise;
+    const stream = world.stream();
+    for (let turn = 0; turn < 20; turn += 1) {
+      stream.send({ resource_names: Array.from({ length: 16 }, (_, index) => `jwt:${turn}-${index}`) });
+      expect(await stream.poll()).toBeUndefined();
+    }
+    expect(world.tokenCalls).toBe(16);
+    held.resolve();
+    // The last that were asked for come nevertheless.
+    expect(names(secretsIn(await stream.next())).every((name) => name.startsWith('jwt:19-'))).toBe(true);
+  });
+
   it('SDS bounds: a flood on one stream ends it', async () => {
     await world.serve(web);
     const stream = world.stream();
