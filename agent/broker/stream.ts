@@ -6,10 +6,10 @@ import { isDeepStrictEqual } from 'node:util';
 import { SpiffeError } from '../../spiffe/errors.ts';
 import { abortReason, linkedController } from '../../runtime/abort.ts';
 import type { WorkloadUpdate } from '../svids/cache.ts';
-import type { HeldJwtSvid, HeldX509Svid } from '../svids/held.ts';
-import type { Witness } from '../workload/api.ts';
+import type { HeldJwtSvid } from '../svids/held.ts';
 import type { Beneficiary } from '../workload/caller.ts';
 import { callerUpdates, noIdentity, type CallerUpdate, type UpdatesOptions, type UpdateWanted } from '../workload/updates.ts';
+import { createHandover, type Witness } from '../workload/witness.ts';
 import { asGone, type Subject } from './subjects.ts';
 
 /** Told of what is delivered on behalf of others. */
@@ -44,7 +44,7 @@ export async function* brokered<T>(
   stream: BrokeredStream<T>,
 ): AsyncGenerator<T> {
   const { witness } = options;
-  const delivered = new Map<string, HeldX509Svid>();
+  const handover = createHandover(witness, subject);
   const present = untilGone(subject, call.signal);
   let last: T | undefined;
   try {
@@ -55,8 +55,7 @@ export async function* brokered<T>(
       const message = stream.compose(update);
       if (last === undefined || !isDeepStrictEqual(message, last)) {
         subject.requireStill();
-        // First, so that nothing leaves unrecorded: whoever breaks the call off may have it by then.
-        if (stream.svids) recordSvids(witness, subject, update, delivered);
+        if (stream.svids) handover.leaving(update.identities.map(({ svid }) => svid));
         yield message;
         last = message;
         witness.updated(update.committedAt);
@@ -126,16 +125,3 @@ function refused(witness: BrokerWitness, subject: Subject, call: BrokeredCall, c
 }
 
 /** @param delivered what the same stream was sent, by entry; taken on */
-function recordSvids(
-  witness: BrokerWitness,
-  subject: Subject,
-  { identities }: WorkloadUpdate,
-  delivered: Map<string, HeldX509Svid>,
-): void {
-  for (const { entry, svid } of identities) {
-    const before = delivered.get(entry.id);
-    if (before === svid) continue;
-    delivered.set(entry.id, svid);
-    witness.delivered(subject, svid, before);
-  }
-}

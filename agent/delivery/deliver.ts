@@ -26,7 +26,7 @@ import { createAlarm } from '../alarm.ts';
 import type { X509Identity } from '../svids/cache.ts';
 import type { HeldJwtSvid, HeldX509Svid } from '../svids/held.ts';
 import type { Tokens } from '../svids/tokens.ts';
-import type { Witness } from '../workload/api.ts';
+import type { Witness } from '../workload/witness.ts';
 import type { Attestation } from '../workload/attest.ts';
 import type { Attested, Beneficiary } from '../workload/caller.ts';
 import { callerUpdates, type CallerUpdate, type UpdatesOptions } from '../workload/updates.ts';

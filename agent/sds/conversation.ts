@@ -6,12 +6,12 @@
 import { SpiffeError } from '../../spiffe/errors.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { CallContext } from '../../runtime/rpc/handlers.ts';
-import type { HeldJwtSvid, HeldX509Svid } from '../svids/held.ts';
+import type { HeldJwtSvid } from '../svids/held.ts';
 import type { Tokens } from '../svids/tokens.ts';
-import type { Witness } from '../workload/api.ts';
 import type { Caller } from '../workload/caller.ts';
 import { requireSame } from '../workload/same-process.ts';
 import { callerUpdates, type CallerUpdate, type UpdatesOptions } from '../workload/updates.ts';
+import { createHandover, type Witness } from '../workload/witness.ts';
 import type { Dialect, Said } from './dialect.ts';
 import { secretsOf, type SecretParts } from './secrets.ts';
 import { createBell, openSlot } from './slot.ts';
@@ -139,7 +139,7 @@ export interface DeliveryRecord {
 }
 
 export function createRecord(witness: Witness, caller: Caller): DeliveryRecord {
-  const delivered = new Map<string, HeldX509Svid>();
+  const handover = createHandover(witness, caller);
   let matched = false;
   return {
     came(next) {
@@ -148,17 +148,9 @@ export function createRecord(witness: Witness, caller: Caller): DeliveryRecord {
         matched = true;
         witness.matched(caller, next);
       }
-      for (const id of delivered.keys()) if (entries.every((entry) => entry.id !== id)) delivered.delete(id);
+      handover.keep(entries);
     },
-    sent({ secrets }) {
-      for (const { svid } of secrets) {
-        if (svid === undefined) continue;
-        const before = delivered.get(svid.entryId);
-        if (before === svid) continue;
-        delivered.set(svid.entryId, svid);
-        witness.delivered(caller, svid, before);
-      }
-    },
+    sent: ({ secrets }) => handover.leaving(secrets.flatMap(({ svid }) => (svid === undefined ? [] : [svid]))),
   };
 }
 

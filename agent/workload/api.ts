@@ -18,9 +18,8 @@ import type { Clock } from '../../runtime/clock.ts';
 import type { CallContext, ServiceHandlers } from '../../runtime/rpc/handlers.ts';
 import type { Holdings } from '../sync/holdings.ts';
 import type { WorkloadUpdate } from '../svids/cache.ts';
-import type { HeldX509Svid } from '../svids/held.ts';
 import type { Tokens } from '../svids/tokens.ts';
-import type { Beneficiary, Caller } from './caller.ts';
+import type { Caller } from './caller.ts';
 import {
   claimsToStruct,
   jwtBundlesResponse,
@@ -33,20 +32,7 @@ import {
 import { requireSame } from './same-process.ts';
 import { callerUpdates, noIdentity, type CallerUpdate, type UpdatesOptions, type UpdateWanted } from './updates.ts';
 import { witUpdates, type WitUpdatesOptions } from './wit-updates.ts';
-
-/** What is on record of an SVID that was handed over; the serial of a WIT-SVID is its `jti`. */
-export type DeliveredSvid = Pick<HeldX509Svid, 'entryId' | 'spiffeId' | 'serial'>;
-
-/** What happened to whom identities are for, for the record and the metrics. */
-export interface Witness {
-  matched(caller: Beneficiary, update: CallerUpdate): void;
-  /** `before` is what the same stream was sent for the same entry, if anything. */
-  delivered(caller: Beneficiary, svid: DeliveredSvid, before: DeliveredSvid | undefined): void;
-  /** A stream took a new update; `committedAt` when it follows from a commit. */
-  updated(committedAt: number | undefined): void;
-  refused(caller: Beneficiary, method: string, error: SpiffeError): void;
-  closed(caller: Beneficiary, method: string): void;
-}
+import { createHandover, type Witness } from './witness.ts';
 
 export interface WorkloadApiOptions extends UpdatesOptions {
   readonly clock: Clock;
@@ -90,7 +76,6 @@ export function workloadApi(options: WorkloadApiOptions): ServiceHandlers<Spiffe
       const message = compose(next.update);
       if (last === undefined || !isDeepStrictEqual(message, last)) {
         requireSame(caller.peer);
-        // Before, so that nothing leaves unrecorded: a caller that has its answer may hang up, and then nothing follows.
         leaving?.(next.update);
         yield message;
         last = message;
@@ -101,16 +86,9 @@ export function workloadApi(options: WorkloadApiOptions): ServiceHandlers<Spiffe
   }
 
   const svidStream = (call: Call): AsyncIterable<ReturnType<typeof x509SvidResponse>> => {
-    const delivered = new Map<string, HeldX509Svid>();
-    const record = (update: WorkloadUpdate): void => {
-      for (const { entry, svid } of update.identities) {
-        const before = delivered.get(entry.id);
-        if (before === svid) continue;
-        delivered.set(entry.id, svid);
-        witness.delivered(call.connection, svid, before);
-      }
-    };
-    return messages(call, { svids: true }, (update) => x509SvidResponse(update, trustDomain), record);
+    const handover = createHandover(witness, call.connection);
+    const leaving = (update: WorkloadUpdate): void => handover.leaving(update.identities.map(({ svid }) => svid));
+    return messages(call, { svids: true }, (update) => x509SvidResponse(update, trustDomain), leaving);
   };
 
   const bundleStream = <T>(call: Call, compose: (update: WorkloadUpdate) => T): AsyncIterable<T> =>
@@ -176,20 +154,14 @@ export function workloadApi(options: WorkloadApiOptions): ServiceHandlers<Spiffe
   async function* witStream(wits: WitUpdatesOptions['wits'], request: WITSVIDRequest__Output, call: Call): AsyncGenerator<WITSVIDResponse> {
     const asked = request.spiffe_id === '' ? undefined : askedId(request.spiffe_id);
     const caller = call.connection;
-    const delivered = new Map<string, DeliveredSvid>();
+    const handover = createHandover(witness, caller);
     let last: WITSVIDResponse | undefined;
     for await (const { from, svids } of witUpdates({ ...options, wits }, { caller, asked }, call.signal)) {
       if (last === undefined) witness.matched(caller, from);
       const message = witSvidResponse(svids);
       if (last === undefined || !isDeepStrictEqual(message, last)) {
         requireSame(caller.peer);
-        for (const { svid } of svids) {
-          const before = delivered.get(svid.entryId);
-          if (before?.serial === svid.jti) continue;
-          const now = { entryId: svid.entryId, spiffeId: svid.spiffeId, serial: svid.jti };
-          delivered.set(svid.entryId, now);
-          witness.delivered(caller, now, before);
-        }
+        handover.leaving(svids.map(({ svid: { entryId, spiffeId, jti: serial } }) => ({ entryId, spiffeId, serial })));
         yield message;
         last = message;
         witness.updated(from.update.committedAt);
