@@ -204,7 +204,8 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
   };
   const gate = createGate({ standing, budgets: createBudgets(clock, () => ratesOf(parts.live.value)), clock, record });
 
-  const { relationships, refresher, counts } = await openFederation({ config: config.federation.fetch, clock, log: parts.log, metrics: parts.metrics, store, bundles });
+  const federation = await openFederation({ config: config.federation.fetch, clock, log: parts.log, metrics: parts.metrics, store, bundles });
+  const { relationships, refresher } = federation;
   cleanup.defer(() => relationships.close());
 
   // What is answered on the two doors.
@@ -280,7 +281,7 @@ async function compose(parts: ServerParts, store: Store, keys: KeyStore, registr
           entries: entries.size,
           agents: agents.size,
           followingAgents: feed.following().length,
-          federation: counts(),
+          federation: federation.counts(),
           unmetConditions: health.state.value.unmet.map(({ name, why }) => `${name}: ${why}`),
         }),
       }),
