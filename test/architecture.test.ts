@@ -215,7 +215,7 @@ describe('sources', () => {
   it('are mirrored by the tests', () => {
     // What is tested here is no TypeScript: the .proto files against the wire contract; or it is many files at once: every
     // faulty chain and token against all that the library has to keep them out.
-    const others = ['test/proto/contract.test.ts', 'test/client/faults.test.ts', 'test/client/faults-jwt.test.ts'];
+    const others = ['test/proto/contract.test.ts', 'test/client/faults.test.ts', 'test/client/faults-jwt.test.ts', 'test/client/faults-bundles.test.ts'];
     const orphans = files
       .filter((file) => /^test\/(?:spiffe|runtime|client|agent|server|cli|proto)\/.*\.test\.ts$/.test(file.path))
       .filter((file) => {
