@@ -11,8 +11,9 @@ import { fileURLToPath } from 'node:url';
 import { buildPrograms } from './build.ts';
 import { buildProgram, type ProgramLine } from '../interop/program.ts';
 
-/** The flags `steeple` starts each role with. */
+/** The flags and the environment that `steeple` starts each role with. */
 const roleFlags = { server: [], agent: ['--max-semi-space-size=1'] } as const;
+const roleEnvironment = { server: {}, agent: { MALLOC_ARENA_MAX: '1' } } as const;
 
 const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
 
@@ -35,7 +36,7 @@ export interface Running extends AsyncDisposable {
 export function startProgram(role: 'server' | 'agent', config: string): Running {
   const profile = process.env['STEEPLE_BENCH_PROFILE'];
   const profiler = profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profile}`];
-  return watched(spawn(process.execPath, [...roleFlags[role], ...profiler, buildPrograms(), role, 'run', '--config', config], { stdio: ['ignore', 'pipe', 'inherit'] }), role);
+  return watched(spawn(process.execPath, [...roleFlags[role], ...profiler, buildPrograms(), role, 'run', '--config', config], { env: { ...process.env, ...roleEnvironment[role] }, stdio: ['ignore', 'pipe', 'inherit'] }), role);
 }
 
 /** Runs a file of this folder as a process of its own and yields what it prints as JSON, line by line. */
