@@ -19,6 +19,7 @@ import { runTasks, type Task } from '../runtime/tasks.ts';
 import { attestorTasks, evidenceSource, workloadAttestors } from './attestors.ts';
 import { createBrokering } from './brokering.ts';
 import type { AgentConfig } from './config.ts';
+import { withdrawDelivery } from './delivery/deliver.ts';
 import { createFileDeliveries } from './delivery/deliveries.ts';
 import { createDoors } from './doors.ts';
 import { eventReceiver } from './events/messages.ts';
@@ -93,11 +94,26 @@ export async function runAgentParts(parts: AgentParts, signal: AbortSignal): Pro
   } catch (error) {
     const cause: unknown = isSpiffeError(error, undefined, 'task.failed') ? error.cause : error;
     // Whoever may not be an agent any more must not serve from what it remembers either.
-    if (isSpiffeError(cause, 'denied') && cause.reason.startsWith('identity.')) await forgetDiskCache(cacheDirectory);
+    if (isSpiffeError(cause, 'denied') && cause.reason.startsWith('identity.')) {
+      await forgetDiskCache(cacheDirectory);
+      await withdrawFiles(parts);
+    }
     throw cause;
   } finally {
     await lock.close();
   }
+}
+
+/** What cannot be taken away is told, and holds up nothing else. */
+async function withdrawFiles({ config, clock, log }: AgentParts): Promise<void> {
+  const withdrawn = config.deliveries.map(async (delivery) => {
+    try {
+      await withdrawDelivery(delivery, clock);
+    } catch (error) {
+      log.error('delivery.failed', { name: delivery.name, reason: unexpected(error).reason });
+    }
+  });
+  await Promise.all(withdrawn);
 }
 
 /**

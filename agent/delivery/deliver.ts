@@ -113,6 +113,21 @@ export function deliveryTask(config: DeliveryConfig, parts: DeliveryParts): Task
   };
 }
 
+/**
+ * Takes away what was delivered, where that is what loss means, and tells whoever used it: for an agent that may not be one
+ * any more, once its tasks have ended.
+ * @throws as `SecretDirectory`, `runHook` and `signalByPidFile`
+ */
+export async function withdrawDelivery(config: DeliveryConfig, clock: Clock): Promise<void> {
+  if (config.on_loss !== 'remove') return;
+  const directory = directoryOf(config);
+  try {
+    if (await directory.clear()) await notify(config, 'removed', clock, new AbortController().signal);
+  } finally {
+    await directory.close();
+  }
+}
+
 function directoryOf({ directory, owner, group }: DeliveryConfig): SecretDirectory {
   const accounts = async (): Promise<FileOwner> => ({
     ...(owner !== undefined && { uid: await findUser(owner) }),

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { parseAgentConfig } from '../../../agent/config.ts';
-import { deliveryTask, type DeliveryEvent } from '../../../agent/delivery/deliver.ts';
+import type { DeliveryConfig } from '../../../agent/delivery/config.ts';
+import { deliveryTask, type DeliveryEvent, withdrawDelivery } from '../../../agent/delivery/deliver.ts';
 import { createSvidCache, type SvidCache } from '../../../agent/svids/cache.ts';
 import { createDeliveries, type Deliveries } from '../../../agent/svids/delivery.ts';
 import type { HeldJwtSvid } from '../../../agent/svids/held.ts';
@@ -96,7 +97,7 @@ async function fetchToken({ entry, audience }: TokenRequest): Promise<HeldJwtSvi
   };
 }
 
-function start(more = ''): void {
+function configured(more: string): DeliveryConfig {
   const { deliveries: [config] } = parseAgentConfig(`
 trust_domain: example.org
 deliveries:
@@ -104,6 +105,11 @@ deliveries:
     directory: ${place}
 ${more.split('\n').map((line) => `    ${line}`).join('\n')}`);
   if (config === undefined) throw new Error('no delivery');
+  return config;
+}
+
+function start(more = ''): void {
+  const config = configured(more);
   const task = deliveryTask(config, {
     clock,
     random: () => 0.5,
@@ -292,6 +298,23 @@ describe('an identity that is taken away', () => {
     await until(() => expect(seen('notified')).toBe(2));
     expect(await readdir(place)).toEqual([]);
     expect(await told()).toBe('web updated reload\nweb removed reload\n');
+  });
+
+  it.each([
+    ['remove', [], 'web updated reload\nweb removed reload\n'],
+    ['keep', ['key.pem'], 'web updated reload\n'],
+  ])('of an agent that may not be one any more: on_loss %s', async (on, left, heard) => {
+    const { line, told } = await hook();
+    const more = `on_loss: ${on}\n${line}`;
+    hold(web);
+    await sign(web);
+    start(more);
+    await until(() => expect(seen('delivered')).toBe(1));
+    stop.abort(new Error('banned'));
+    await over;
+    await withdrawDelivery(configured(more), clock);
+    expect((await readdir(place)).filter((name) => name === 'key.pem')).toEqual(left);
+    expect(await told()).toBe(heard);
   });
 
   it('is not one that is not known yet after a start', async () => {
