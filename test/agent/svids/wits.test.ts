@@ -65,7 +65,9 @@ describe('WIT-SVIDs', () => {
     hold(web, db, mail, testEntry('/unwanted', ['a:1']));
     wits.want(process).set([web, db, mail]);
     await signed(3);
-    expect(signer.calls.map((ids) => ids.length)).toEqual([2, 1]);
+    // Keys come in any order, and so do batches.
+    expect(signer.calls.flat().toSorted()).toEqual([web.id, db.id, mail.id].toSorted());
+    expect(Math.max(...signer.calls.map((ids) => ids.length))).toBeLessThanOrEqual(2);
     expect(wits.size).toBe(3);
     const svid = wits.get(web);
     expect(svid).toMatchObject({ spiffeId: web.spiffeId, algorithm: 'ES256', keyId: 'wit-key', expiresAt: clock.now() + 600_000 });
