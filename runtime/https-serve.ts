@@ -14,6 +14,7 @@ import { SpiffeError } from '../spiffe/errors.ts';
 import { untilAborted } from './abort.ts';
 import type { Clock } from './clock.ts';
 import { networkOf } from './http-address.ts';
+import { ciphers } from './tls.ts';
 import type { Watch } from './watch.ts';
 
 /** What the server proves itself with; PEM, the certificate's chain with the leaf first. */
@@ -69,17 +70,7 @@ export interface HttpsServer {
 /** Mozilla's intermediate profile, of TLS 1.2 what has elliptic curves (FED-09). */
 const profile: SecureContextOptions = {
   minVersion: 'TLSv1.2',
-  ciphers: [
-    'TLS_AES_128_GCM_SHA256',
-    'TLS_AES_256_GCM_SHA384',
-    'TLS_CHACHA20_POLY1305_SHA256',
-    'ECDHE-ECDSA-AES128-GCM-SHA256',
-    'ECDHE-RSA-AES128-GCM-SHA256',
-    'ECDHE-ECDSA-AES256-GCM-SHA384',
-    'ECDHE-RSA-AES256-GCM-SHA384',
-    'ECDHE-ECDSA-CHACHA20-POLY1305',
-    'ECDHE-RSA-CHACHA20-POLY1305',
-  ].join(':'),
+  ciphers,
   ecdhCurve: knownGroups(),
   // The client knows best what it does fast.
   honorCipherOrder: false,

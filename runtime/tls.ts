@@ -36,8 +36,8 @@ const grpcProtocols: readonly string[] = ['h2'];
 const maxPeerCertificates = 32;
 /** Chains that are remembered by one end: what a service hears from again and again. */
 const maxFound = 256;
-// Of TLS 1.2 only what has forward secrecy and authenticated encryption.
-const ciphers = [
+/** Of TLS 1.2 only what has forward secrecy and authenticated encryption; for `node:tls`. */
+export const ciphers = [
   'TLS_AES_128_GCM_SHA256',
   'TLS_AES_256_GCM_SHA384',
   'TLS_CHACHA20_POLY1305_SHA256',
